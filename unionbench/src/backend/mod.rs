@@ -1,0 +1,1 @@
+//! What is mounted: one file per file system.

@@ -1,0 +1,1 @@
+//! Verdicts against a baseline. No I/O.

@@ -1,0 +1,1 @@
+//! From a scenario to setups, cells and the order of measuring. No I/O.

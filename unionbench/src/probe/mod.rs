@@ -1,0 +1,1 @@
+//! What the kernel is asked to tell: catalogue, engines, attaching, draining.

@@ -1,0 +1,1 @@
+//! Tables, plots and files derived from a record: one file per format.

@@ -1,0 +1,1 @@
+//! The order of phases, and the guards that undo them in reverse.

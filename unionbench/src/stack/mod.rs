@@ -1,0 +1,1 @@
+//! Builds the layers that a scenario describes.

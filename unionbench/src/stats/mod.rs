@@ -1,0 +1,1 @@
+//! Statistics over samples: quantiles, intervals, tests, fits. No I/O.

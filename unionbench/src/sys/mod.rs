@@ -1,0 +1,1 @@
+//! The only place of the program that calls the kernel by hand.

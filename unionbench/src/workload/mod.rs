@@ -1,0 +1,1 @@
+//! What is done to the mounted tree: one file per verb.
