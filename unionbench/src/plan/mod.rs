@@ -1,1 +1,257 @@
 //! From a scenario to setups, cells and the order of measuring. No I/O.
+//!
+//! Everything here is concrete: every list of the scenario has been expanded,
+//! every default filled in. `stack`, `backend`, `workload` and `run` read
+//! these types and never the scenario.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::record::Params;
+use crate::unit::Bytes;
+
+/// What a run will do.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Plan {
+    pub seed: u64,
+    /// Rounds without probes; as many with probes follow if they are asked for.
+    pub rounds: u32,
+    pub probes: bool,
+    pub stacks: Vec<StackPlan>,
+    /// In plan order; `Setup` refers to it by index.
+    pub backends: Vec<BackendPlan>,
+    pub setups: Vec<Setup>,
+    /// Visits of setups in the order of measuring: backends of one stack and
+    /// backing are interleaved, there and back again (ABBA).
+    pub steps: Vec<StepPlan>,
+}
+
+/// One concrete set of layers on one backing file system.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StackPlan {
+    pub params: Params,
+    /// Lower layers, at least 1. Index 0 is the topmost.
+    pub n_layers: u32,
+    pub files_per_layer: u32,
+    /// Directories at the top of each layer over which its files are spread.
+    pub dirs: u32,
+    /// Directories inside one another under each of `dirs`.
+    pub depth: u32,
+    pub size: SizePlan,
+    /// Whiteouts that each layer but the bottom one holds, each hiding a file
+    /// of the layer below it.
+    pub whiteouts_per_layer: u32,
+    /// Opaque directories that each layer but the bottom one holds.
+    pub opaque_dirs_per_layer: u32,
+    /// Every layer holds files in the same directories, so that merged
+    /// directories span all layers; otherwise each layer has its own.
+    pub shared_dirs: bool,
+    /// Further files in given layers, such as one large file.
+    pub groups: Vec<GroupPlan>,
+    pub seed: u64,
+    pub backing: BackingPlan,
+}
+
+/// Distribution of file sizes.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub enum SizePlan {
+    Fixed(Bytes),
+    Uniform {
+        min: Bytes,
+        max: Bytes,
+    },
+    /// Log-normal with the given median, cut at `max`.
+    LogNormal {
+        median: Bytes,
+        sigma: f64,
+        max: Bytes,
+    },
+}
+
+/// Files that a scenario names.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct GroupPlan {
+    pub name: String,
+    /// Lower layer that holds them.
+    pub layer: LayerChoice,
+    pub count: u32,
+    pub size: Bytes,
+    /// Only the last byte is written; the rest is a hole.
+    pub sparse: bool,
+}
+
+/// Which lower layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum LayerChoice {
+    Top,
+    Bottom,
+    /// 0 is the topmost.
+    Index(u32),
+    /// Drawn uniformly for each operation.
+    Any,
+}
+
+impl LayerChoice {
+    /// The layer's index in a stack of `n_layers`; `None` for [`Self::Any`].
+    pub fn resolve(self, n_layers: u32) -> Option<u32> {
+        match self {
+            Self::Top => Some(0),
+            Self::Bottom => Some(n_layers.saturating_sub(1)),
+            Self::Index(i) => Some(i),
+            Self::Any => None,
+        }
+    }
+}
+
+/// The file system under the layers.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct BackingPlan {
+    pub kind: BackingKind,
+    pub size: Bytes,
+    pub mount_options: Vec<String>,
+}
+
+/// Kinds of backing file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BackingKind {
+    Tmpfs,
+    Ext4,
+    Xfs,
+    Btrfs,
+    /// A folder of the scratch folder's own file system.
+    Dir,
+}
+
+impl BackingKind {
+    /// The name used in scenarios and records.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tmpfs => "tmpfs",
+            Self::Ext4 => "ext4",
+            Self::Xfs => "xfs",
+            Self::Btrfs => "btrfs",
+            Self::Dir => "dir",
+        }
+    }
+}
+
+/// One backend with concrete options.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct BackendPlan {
+    /// Unique in the plan: the scenario's name for it, with the values of its
+    /// own matrix behind it (`overlayfs metacopy=on`).
+    pub name: String,
+    /// `bare`, `overlayfs`, `aufs`, `bundled`, `fuse-overlayfs`, `command`, …
+    pub kind: String,
+    /// Options in the order given; flags have an empty value.
+    pub options: Vec<(String, String)>,
+    /// Keys that only some kinds read, such as `command` of kind `command`.
+    pub extra: BTreeMap<String, String>,
+}
+
+/// A stack mounted through a backend, and what is done to it there.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Setup {
+    /// Index into `Plan::stacks`.
+    pub stack: usize,
+    /// Index into `Plan::backends`.
+    pub backend: usize,
+    /// In order; each is a cell, and a later phase sees what an earlier one
+    /// left.
+    pub phases: Vec<PhasePlan>,
+}
+
+/// One phase of a setup: a cell of the record.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PhasePlan {
+    /// Unique in the record: backend, parameters, phase.
+    pub cell_id: String,
+    pub name: String,
+    /// Coordinates of stack and phase (not those of the backend).
+    pub params: Params,
+    pub action: Action,
+    /// Operations, all threads together.
+    pub amount: Amount,
+    pub threads: u32,
+    pub cache: Cache,
+    pub keys: Keys,
+}
+
+/// What one operation is.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub enum Action {
+    /// `statx` of a name that is there. `layer` is where the file lies.
+    Lookup { layer: LayerChoice },
+    /// `statx` of a name that is in no layer.
+    LookupMissing,
+    /// The first write to files of a group, or of a layer.
+    FirstWrite { trigger: Trigger, files: FileChoice },
+    /// `unlink` of files that lie in a lower layer.
+    Delete { layer: LayerChoice },
+    /// Reads the whole of each merged directory: `open`, `getdents64` to its
+    /// end, `close` is one operation.
+    Readdir,
+}
+
+/// Which files a first write takes.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub enum FileChoice {
+    Group(String),
+    Layer(LayerChoice),
+}
+
+/// What makes a union copy a file up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trigger {
+    /// open for writing, write one byte at offset 0, close.
+    Write,
+    Chmod,
+    Chown,
+    /// `truncate` to half the size.
+    Truncate,
+    /// `link` to a second name.
+    Link,
+    Rename,
+    /// `setxattr` of `user.unionbench`.
+    Setxattr,
+}
+
+/// When a phase ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Amount {
+    Count(u64),
+    DurationMs(u64),
+}
+
+/// State of the union's caches before the phase.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cache {
+    /// Nothing of the tree has been looked up since the mount and the last
+    /// dropping of caches; each name is used once.
+    Cold,
+    /// Every name was used once before the timed part.
+    Warm,
+}
+
+/// How names are drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub enum Keys {
+    /// Each name in turn, in a seeded order without repetition.
+    Permutation,
+    Uniform,
+    /// Zipf's law with this exponent over a seeded order.
+    Zipf(f64),
+}
+
+/// One visit of a setup: mount, run its phases, unmount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct StepPlan {
+    /// Index into `Plan::setups`.
+    pub setup: usize,
+    pub round: u32,
+    pub probes: bool,
+}
