@@ -1,0 +1,163 @@
+//! Finds or installs what building the kernel-side object needs.
+//!
+//! Everything this project installs for itself lies under `target/tools`; a
+//! stamp there names what was settled, so that a second run only reads it.
+//! Each step says what it does, why, and about how long it takes.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::command::{cargo, must_succeed, on_path, output, say};
+use crate::toolchain::{self, Toolchain};
+
+const LINKER_VERSION: &str = "0.10.3";
+const DEBIAN_LINE: &str =
+    "apt-get install --no-install-recommends rustc-web libstd-rust-web-dev-bpf";
+const RUSTUP_LINE: &str =
+    "rustup toolchain install nightly && rustup component add rust-src --toolchain nightly";
+
+/// What the object is built with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tools {
+    pub toolchain: Toolchain,
+    /// The wrapper that starts bpf-linker with the compiler's own LLVM.
+    pub linker: PathBuf,
+}
+
+/// The tools, installed first when they are missing.
+pub fn ready(root: &Path) -> Result<Tools> {
+    let folder = root.join("target/tools");
+    if let Some(tools) = read_stamp(&folder) {
+        return Ok(tools);
+    }
+    fs::create_dir_all(&folder)
+        .with_context(|| format!("cannot create {}: make it writable", folder.display()))?;
+    let toolchain = match toolchain::find()? {
+        Some(found) => found,
+        None => install_debian_toolchain()?,
+    };
+    say(&format!(
+        "the probes are built by {}{}",
+        toolchain.rustc.display(),
+        if toolchain.build_std { ", core from its source" } else { ", core prebuilt" }
+    ));
+    let bpf_linker = install_linker(root, &folder)?;
+    let linker = write_wrapper(&folder, &bpf_linker, &toolchain.llvm)?;
+    let tools = Tools { toolchain, linker };
+    write_stamp(&folder, &tools)?;
+    Ok(tools)
+}
+
+fn install_debian_toolchain() -> Result<Toolchain> {
+    let lines = format!("either `{DEBIAN_LINE}` (Debian, as root) or `{RUSTUP_LINE}`");
+    if on_path("apt-get").is_none() || !running_as_root() {
+        bail!("no compiler here knows bpfel-unknown-none: type {lines}");
+    }
+    say(
+        "no compiler here knows the kernel's target: installing Debian's rustc-web beside yours (about 20 s)",
+    );
+    let mut words = DEBIAN_LINE.split(' ');
+    let installed = must_succeed(
+        Command::new(words.next().unwrap_or("apt-get"))
+            .args(words)
+            .args(["--yes", "-qq"])
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .stdout(std::process::Stdio::null()),
+    );
+    installed.with_context(|| {
+        format!("cannot install the compiler: try `apt-get update` first, or type {lines}")
+    })?;
+    toolchain::find()?.with_context(|| {
+        format!("the installed compiler does not know bpfel-unknown-none: type {lines}")
+    })
+}
+
+fn running_as_root() -> bool {
+    output(Command::new("id").arg("-u")).is_ok_and(|uid| uid.trim() == "0")
+}
+
+fn install_linker(root: &Path, folder: &Path) -> Result<PathBuf> {
+    let linker = folder.join("bin/bpf-linker");
+    if linker.is_file() {
+        return Ok(linker);
+    }
+    say(&format!(
+        "installing bpf-linker {LINKER_VERSION} into target/tools: only it writes BPF objects from Rust (about 2 to 4 minutes, once)"
+    ));
+    let mut install = cargo(root);
+    install.args(["install", "--quiet", "--locked", "bpf-linker", "--version", LINKER_VERSION]);
+    install.arg("--root").arg(folder);
+    must_succeed(&mut install).with_context(|| {
+        format!(
+            "cannot install bpf-linker: type `cargo install --locked --root target/tools bpf-linker --version {LINKER_VERSION}`"
+        )
+    })?;
+    Ok(linker)
+}
+
+/// bpf-linker loads the first `libLLVM*` in LD_LIBRARY_PATH. A folder with
+/// this one link keeps it from any other LLVM of the machine.
+fn write_wrapper(folder: &Path, bpf_linker: &Path, llvm: &Path) -> Result<PathBuf> {
+    let private = folder.join("llvm");
+    if private.exists() {
+        fs::remove_dir_all(&private)
+            .with_context(|| format!("cannot empty {}", private.display()))?;
+    }
+    fs::create_dir_all(&private).with_context(|| format!("cannot create {}", private.display()))?;
+    let name = llvm.file_name().context("the LLVM library has no file name")?;
+    symlink(llvm, private.join(name))
+        .with_context(|| format!("cannot link {} into {}", llvm.display(), private.display()))?;
+    let wrapper = folder.join("bpf-linker-with-llvm");
+    let script = format!(
+        "#!/bin/sh\nLD_LIBRARY_PATH='{}' exec '{}' \"$@\"\n",
+        private.display(),
+        bpf_linker.display()
+    );
+    fs::write(&wrapper, script).with_context(|| format!("cannot write {}", wrapper.display()))?;
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755))
+        .with_context(|| format!("cannot make {} executable", wrapper.display()))?;
+    Ok(wrapper)
+}
+
+fn stamp_path(folder: &Path) -> PathBuf {
+    folder.join("stamp")
+}
+
+/// One `key=value` a line; anything that no longer holds makes it stale.
+fn write_stamp(folder: &Path, tools: &Tools) -> Result<()> {
+    let text = format!(
+        "rustc={}\nbuild_std={}\nllvm={}\nlinker={}\nbpf_linker={LINKER_VERSION}\n",
+        tools.toolchain.rustc.display(),
+        tools.toolchain.build_std,
+        tools.toolchain.llvm.display(),
+        tools.linker.display()
+    );
+    let path = stamp_path(folder);
+    fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn read_stamp(folder: &Path) -> Option<Tools> {
+    let text = fs::read_to_string(stamp_path(folder)).ok()?;
+    let value = |key: &str| {
+        text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=').map(str::to_owned))
+    };
+    let tools = Tools {
+        toolchain: Toolchain {
+            rustc: value("rustc")?.into(),
+            build_std: value("build_std")? == "true",
+            llvm: value("llvm")?.into(),
+        },
+        linker: value("linker")?.into(),
+    };
+    let same_wish = std::env::var_os("UNIONBENCH_RUSTC")
+        .is_none_or(|wish| Path::new(&wish) == tools.toolchain.rustc);
+    let present = tools.toolchain.rustc.is_file()
+        && tools.toolchain.llvm.is_file()
+        && tools.linker.is_file()
+        && folder.join("bin/bpf-linker").is_file();
+    (same_wish && present && value("bpf_linker")? == LINKER_VERSION).then_some(tools)
+}
