@@ -1,1 +1,9 @@
-//! Statistics over samples: quantiles, intervals, tests, fits. No I/O.
+//! Statistics over samples: quantiles, intervals, fits. No I/O, no printing;
+//! nothing here knows what a sample means.
+
+pub mod bootstrap;
+pub mod fit;
+pub mod hdr;
+mod quantile;
+
+pub use quantile::{nearest_rank, summary};
