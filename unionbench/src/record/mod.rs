@@ -8,6 +8,8 @@
 mod environment;
 mod kernel;
 mod measurement;
+#[cfg(test)]
+pub(crate) mod sample;
 
 pub use environment::{Backing, Host, Lab, Program};
 pub use kernel::{
