@@ -1,1 +1,154 @@
 //! What is done to the mounted tree: one file per verb.
+//!
+//! Everything an operation needs (names, order, buffers) is made before the
+//! timed part. The timed part of one operation is its system calls between two
+//! reads of the clock (through the vDSO, no system call of its own); nothing
+//! is allocated or formatted in it.
+
+mod delete;
+mod driver;
+mod first_write;
+mod keys;
+mod lookup;
+mod readdir;
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::sync::atomic::AtomicBool;
+
+use thiserror::Error;
+
+pub use driver::{Gate, empty_sample};
+
+use crate::plan::{Action, PhasePlan, StackPlan, Trigger};
+use crate::stack::layout::Layout;
+use crate::sys::Errno;
+
+/// A phase made ready: names and their order.
+#[derive(Debug)]
+pub struct Prepared {
+    pub action: Action,
+    pub names: Vec<CString>,
+    /// Second names, for `link` and `rename`; empty otherwise.
+    pub targets: Vec<CString>,
+    /// Sizes of the files behind `names`; empty where they do not matter.
+    pub sizes: Vec<u64>,
+    /// For each thread, indices into `names`.
+    pub orders: Vec<Vec<u32>>,
+    /// Where the amount is a duration, its end after the start.
+    pub duration_ns: Option<u64>,
+}
+
+/// What the timed part gave.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// One latency per operation, in the clock's unit, by thread and then in
+    /// order of issue.
+    pub samples: Vec<u64>,
+    pub n_ops: u64,
+    pub bytes: u64,
+    /// errno → operations that failed with it unexpectedly.
+    pub errors: BTreeMap<i32, u64>,
+    /// From the first thread's start to the last one's end.
+    pub elapsed: u64,
+}
+
+/// Why a phase could not be made ready or run.
+#[derive(Debug, Error)]
+pub enum WorkloadError {
+    #[error(
+        "cannot run phase {phase}: it asks for {wanted} names and the stack has {there}; \
+         lower `count` or raise `stack.files_per_layer`"
+    )]
+    TooFewFiles { phase: String, wanted: u64, there: u64 },
+    #[error("cannot open {path}")]
+    Open { path: String, source: std::io::Error },
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// Chooses the names of a phase and the order in which each thread takes them.
+///
+/// # Errors
+/// The stack holds fewer files than the phase uses once each.
+pub fn prepare(
+    phase: &PhasePlan,
+    stack: &StackPlan,
+    layout: &Layout,
+    seed: u64,
+) -> Result<Prepared, WorkloadError> {
+    keys::prepare(phase, stack, layout, seed)
+}
+
+/// Runs the timed part on a mounted tree. `gate` is called around it with the
+/// thread ids of the workload, so that probes see these threads and no others.
+///
+/// # Errors
+/// The root cannot be opened, or the run was interrupted.
+pub fn run(
+    prepared: &Prepared,
+    root: &std::path::Path,
+    gate: &mut dyn Gate,
+    cancel: &AtomicBool,
+) -> Result<Outcome, WorkloadError> {
+    match &prepared.action {
+        Action::Lookup { .. } => driver::run(prepared, root, gate, cancel, lookup::present),
+        Action::LookupMissing => driver::run(prepared, root, gate, cancel, lookup::missing),
+        Action::Delete { .. } => driver::run(prepared, root, gate, cancel, delete::unlink),
+        Action::Readdir => driver::run(prepared, root, gate, cancel, readdir::list),
+        Action::FirstWrite { trigger, .. } => match trigger {
+            Trigger::Write => driver::run(prepared, root, gate, cancel, first_write::write),
+            Trigger::Chmod => driver::run(prepared, root, gate, cancel, first_write::chmod),
+            Trigger::Chown => driver::run(prepared, root, gate, cancel, first_write::chown),
+            Trigger::Truncate => driver::run(prepared, root, gate, cancel, first_write::truncate),
+            Trigger::Link => driver::run(prepared, root, gate, cancel, first_write::link),
+            Trigger::Rename => driver::run(prepared, root, gate, cancel, first_write::rename),
+            Trigger::Setxattr => driver::run(prepared, root, gate, cancel, first_write::setxattr),
+        },
+    }
+}
+
+/// What one sample of an action times: its system calls, in order.
+pub fn operation(action: &Action) -> &'static str {
+    match action {
+        Action::Lookup { .. } | Action::LookupMissing => "statx",
+        Action::Delete { .. } => "unlinkat",
+        Action::Readdir => "openat+getdents64+close",
+        Action::FirstWrite { trigger, .. } => match trigger {
+            Trigger::Write => "openat+pwrite64+close",
+            Trigger::Chmod => "fchmodat",
+            Trigger::Chown => "fchownat",
+            Trigger::Truncate => "openat+ftruncate+close",
+            Trigger::Link => "linkat",
+            Trigger::Rename => "renameat2",
+            Trigger::Setxattr => "setxattr",
+        },
+    }
+}
+
+/// System calls that each operation of an action makes exactly once; what
+/// eBPF counts of them must equal the operations issued.
+pub fn exact_syscalls(action: &Action) -> &'static [&'static str] {
+    match action {
+        Action::Lookup { .. } | Action::LookupMissing => &["statx"],
+        Action::Delete { .. } => &["unlinkat"],
+        Action::Readdir => &["openat", "close"],
+        Action::FirstWrite { trigger, .. } => match trigger {
+            Trigger::Write => &["openat", "pwrite64", "close"],
+            Trigger::Chmod => &["fchmodat"],
+            Trigger::Chown => &["fchownat"],
+            Trigger::Truncate => &["openat", "ftruncate", "close"],
+            Trigger::Link => &["linkat"],
+            Trigger::Rename => &["renameat2"],
+            Trigger::Setxattr => &["setxattr"],
+        },
+    }
+}
+
+/// The phase leaves the tree other than it found it.
+pub fn mutates(action: &Action) -> bool {
+    matches!(action, Action::FirstWrite { .. } | Action::Delete { .. })
+}
+
+/// Result of one operation: bytes moved.
+type OpResult = Result<u64, Errno>;

@@ -1,0 +1,188 @@
+//! The kernel's overlayfs.
+//!
+//! Layers are given one at a time through fsconfig's `lowerdir+` (Linux 6.8,
+//! Documentation/filesystems/overlayfs.rst), since one string of 500 paths
+//! does not fit the page that mount(2) reads. Where the kernel does not know
+//! `lowerdir+`, the option string is tried, whose length is the limit.
+
+use std::fs;
+use std::path::Path;
+
+use super::{Backend, BackendError, Request, Union};
+use crate::plan::BackendPlan;
+use crate::record::Availability;
+use crate::sys::Errno;
+use crate::sys::mount::{
+    FsOption, MountFailure, Mounted, mount_by_fsconfig, mount_by_string, mount_in_force,
+};
+
+/// Lower layers that one mount takes (OVL_MAX_STACK, fs/overlayfs/super.c).
+pub const MAX_LOWER_LAYERS: usize = 500;
+
+/// What mount(2) reads of an option string: one page.
+const MAX_OPTION_STRING: usize = 4095;
+
+pub(super) struct Overlayfs;
+
+impl Backend for Overlayfs {
+    fn availability(&self) -> Availability {
+        let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+        if known.lines().any(|line| line.trim_start_matches("nodev").trim() == "overlay")
+            || Path::new("/sys/module/overlay").exists()
+        {
+            return Availability::Ok;
+        }
+        Availability::Unsupported {
+            reason: "this kernel has no overlayfs: load it with `modprobe overlay`, or use a \
+                     kernel with CONFIG_OVERLAY_FS"
+                .to_owned(),
+        }
+    }
+
+    fn options(&self, plan: &BackendPlan, user_namespace: bool) -> Vec<String> {
+        let mut options: Vec<String> = plan
+            .options
+            .iter()
+            .map(|(key, value)| match value.as_str() {
+                "" => key.clone(),
+                value => format!("{key}={value}"),
+            })
+            .collect();
+        // trusted.* attributes cannot be written in a user namespace
+        // (xattr(7)); user.overlay.* can (Linux 5.11).
+        if user_namespace && !options.iter().any(|option| option == "userxattr") {
+            options.push("userxattr".to_owned());
+        }
+        options
+    }
+
+    fn mount(&self, request: &Request<'_>) -> Result<Union, BackendError> {
+        let options = self.options(request.plan, request.user_namespace);
+        let (mounted, api) = match mount_layers_one_by_one(request, &options) {
+            Ok(mounted) => (mounted, "fsconfig"),
+            Err(failure) if predates_lowerdir_plus(&failure) => {
+                (mount_as_one_string(request, &options)?, "mount")
+            }
+            Err(failure) => return Err(refused(request, failure)),
+        };
+        let in_force = mount_in_force(request.target).map_err(BackendError::InForce)?;
+        let options_in_force = in_force.map(|(_, text)| own_options(&text)).unwrap_or_default();
+        Ok(Union {
+            root: request.target.to_owned(),
+            options_in_force,
+            mount_api: Some(api),
+            mounted: Some(mounted),
+        })
+    }
+}
+
+fn mount_layers_one_by_one(
+    request: &Request<'_>,
+    options: &[String],
+) -> Result<Mounted, MountFailure> {
+    let lower: Vec<String> = request.lower.iter().map(|path| display(path)).collect();
+    let upper = display(request.upper);
+    let work = display(request.work);
+    let mut all: Vec<FsOption<'_>> =
+        lower.iter().map(|path| ("lowerdir+", Some(path.as_str()))).collect();
+    all.push(("upperdir", Some(&upper)));
+    all.push(("workdir", Some(&work)));
+    for option in options {
+        all.push(match option.split_once('=') {
+            Some((key, value)) => (key, Some(value)),
+            None => (option.as_str(), None),
+        });
+    }
+    mount_by_fsconfig("overlay", "unionbench", &all, request.target)
+}
+
+fn mount_as_one_string(request: &Request<'_>, options: &[String]) -> Result<Mounted, BackendError> {
+    let lower: Vec<String> = request.lower.iter().map(|path| display(path)).collect();
+    let mut text = format!(
+        "lowerdir={},upperdir={},workdir={}",
+        lower.join(":"),
+        display(request.upper),
+        display(request.work)
+    );
+    for option in options {
+        text.push(',');
+        text.push_str(option);
+    }
+    if text.len() > MAX_OPTION_STRING {
+        let log = format!(
+            "its {} layers make an option string of {} bytes and mount(2) reads {MAX_OPTION_STRING}; \
+             lowerdir+ needs Linux 6.8",
+            lower.len(),
+            text.len()
+        );
+        return Err(refused(request, MountFailure { errno: Errno::TOOBIG, log }));
+    }
+    mount_by_string("overlay", "unionbench", &text, request.target)
+        .map_err(|failure| refused(request, failure))
+}
+
+/// A kernel without `lowerdir+` answers the first one with EINVAL and says so,
+/// one without fsopen(2) with ENOSYS.
+fn predates_lowerdir_plus(failure: &MountFailure) -> bool {
+    failure.errno == Errno::NOSYS
+        || (failure.errno == Errno::INVAL && failure.log.starts_with("option lowerdir+"))
+}
+
+fn refused(request: &Request<'_>, source: MountFailure) -> BackendError {
+    let hint = match source.errno {
+        Errno::PERM | Errno::ACCESS => {
+            "run as root, or where user namespaces may mount overlayfs (Linux 5.11)"
+        }
+        Errno::INVAL if request.lower.len() > MAX_LOWER_LAYERS => "use at most 500 lower layers",
+        Errno::INVAL => {
+            "an option is not known to this kernel or contradicts another, or upper and work \
+             lie on a file system that overlayfs refuses (another overlayfs, NFS): try \
+             --scratch on ext4, xfs, btrfs or tmpfs"
+        }
+        Errno::TOOBIG => "use fewer layers or a newer kernel",
+        Errno::NODEV => "this kernel has no overlayfs: `modprobe overlay`",
+        Errno::OPNOTSUPP => "the backing file system lacks what an option needs",
+        _ => "see the cause",
+    };
+    BackendError::Mount {
+        kind: request.plan.kind.clone(),
+        target: request.target.to_owned(),
+        hint: hint.to_owned(),
+        source,
+    }
+}
+
+/// Super block options without the layers, which only repeat the plan.
+fn own_options(text: &str) -> Vec<String> {
+    text.split(',')
+        .filter(|option| {
+            let key = option.split('=').next().unwrap_or(option);
+            !matches!(key, "lowerdir" | "lowerdir+" | "upperdir" | "workdir")
+        })
+        .map(str::to_owned)
+        .collect()
+}
+
+fn display(path: &Path) -> String {
+    path.display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_are_left_out_of_the_options_in_force() {
+        let text = "rw,lowerdir=/a:/b,lowerdir+=/c,upperdir=/u,workdir=/w,xino=off,metacopy=on";
+        assert_eq!(own_options(text), ["rw", "xino=off", "metacopy=on"]);
+    }
+
+    #[test]
+    fn only_an_unknown_lowerdir_plus_leads_to_the_option_string() {
+        let of = |errno, log: &str| MountFailure { errno, log: log.to_owned() };
+        assert!(predates_lowerdir_plus(&of(Errno::INVAL, "option lowerdir+: e overlay: Unknown")));
+        assert!(predates_lowerdir_plus(&of(Errno::NOSYS, "")));
+        assert!(!predates_lowerdir_plus(&of(Errno::INVAL, "option metacopy: bad")));
+        assert!(!predates_lowerdir_plus(&of(Errno::PERM, "option lowerdir+: no")));
+    }
+}

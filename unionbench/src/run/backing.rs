@@ -1,0 +1,146 @@
+//! The file system under the layers: memory, or a loop image of the run.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use thiserror::Error;
+
+use crate::plan::{BackingKind, BackingPlan};
+use crate::record;
+use crate::sys::loop_device::LoopDevice;
+use crate::sys::mount::{MountFailure, Mounted, mount_by_string, mount_in_force};
+use crate::sys::signal::die_with_parent;
+
+/// Why there is no backing file system.
+#[derive(Debug, Error)]
+pub enum BackingError {
+    #[error("cannot mount {kind} of {size} at {}: {hint}", target.display())]
+    Mount {
+        kind: &'static str,
+        size: crate::unit::Bytes,
+        target: PathBuf,
+        hint: &'static str,
+        source: MountFailure,
+    },
+    #[error("cannot make the image {}: free some room or give another folder by --scratch", path.display())]
+    Image { path: PathBuf, source: io::Error },
+    #[error("cannot attach a loop device to {}: loop devices need root and the loop driver", path.display())]
+    Loop { path: PathBuf, source: io::Error },
+    #[error("cannot run {program}: install {package} (`apt-get install {package}`)")]
+    Absent { program: &'static str, package: &'static str, source: io::Error },
+    #[error("cannot make a {kind} file system: {program} says {message}")]
+    Mkfs { kind: &'static str, program: &'static str, message: String },
+    #[error("cannot use {}", path.display())]
+    Folder { path: PathBuf, source: io::Error },
+}
+
+/// A mounted backing file system; dropping it unmounts and removes it.
+#[derive(Debug)]
+pub struct Backing {
+    pub root: PathBuf,
+    pub info: record::Backing,
+    // In the order of undoing: the mount, then the device, then the image.
+    _mounted: Option<Mounted>,
+    _device: Option<LoopDevice>,
+    _image: Option<Image>,
+}
+
+#[derive(Debug)]
+struct Image(PathBuf);
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Mounts what the plan asks for at `scratch/backing-N`.
+///
+/// # Errors
+/// The kernel refuses it, a tool is missing, or there is no room.
+pub fn mount(plan: &BackingPlan, scratch: &Path, n: usize) -> Result<Backing, BackingError> {
+    let root = scratch.join(format!("backing-{n}"));
+    let folder_failed = |source| BackingError::Folder { path: root.clone(), source };
+    fs::create_dir_all(&root).map_err(folder_failed)?;
+    let (mounted, device, image) = match plan.kind {
+        BackingKind::Dir => (None, None, None),
+        BackingKind::Tmpfs => (Some(mount_tmpfs(plan, &root)?), None, None),
+        BackingKind::Ext4 | BackingKind::Xfs | BackingKind::Btrfs => {
+            let image = make_image(plan, scratch, n)?;
+            let device = LoopDevice::attach(&image.0)
+                .map_err(|source| BackingError::Loop { path: image.0.clone(), source })?;
+            let source = device.path().display().to_string();
+            let options = plan.mount_options.join(",");
+            let mounted = mount_by_string(plan.kind.name(), &source, &options, &root)
+                .map_err(|failure| refused(plan, &root, failure))?;
+            (Some(mounted), Some(device), Some(image))
+        }
+    };
+    let in_force = mount_in_force(&root).map_err(folder_failed)?;
+    let statistics =
+        rustix::fs::statvfs(&root).map_err(|errno| folder_failed(errno.into()))?;
+    let (file_system, options) = in_force.unwrap_or_default();
+    let info = record::Backing {
+        kind: plan.kind.name().to_owned(),
+        file_system,
+        options,
+        size_bytes: statistics.f_blocks * statistics.f_frsize,
+    };
+    Ok(Backing { root, info, _mounted: mounted, _device: device, _image: image })
+}
+
+fn mount_tmpfs(plan: &BackingPlan, root: &Path) -> Result<Mounted, BackingError> {
+    // Without nr_inodes=0 tmpfs allows one inode per two pages of memory,
+    // which deep stacks of small files exceed.
+    let mut options = format!("size={},nr_inodes=0,mode=0755", plan.size.0);
+    for option in &plan.mount_options {
+        options.push(',');
+        options.push_str(option);
+    }
+    mount_by_string("tmpfs", "unionbench", &options, root)
+        .map_err(|failure| refused(plan, root, failure))
+}
+
+fn refused(plan: &BackingPlan, target: &Path, source: MountFailure) -> BackingError {
+    let hint = match plan.kind {
+        BackingKind::Tmpfs => "mounting needs root or user namespaces; see `unionbench doctor`",
+        _ => "run as root on a kernel with this file system; check `backing.options`",
+    };
+    BackingError::Mount {
+        kind: plan.kind.name(),
+        size: plan.size,
+        target: target.to_owned(),
+        hint,
+        source,
+    }
+}
+
+fn make_image(plan: &BackingPlan, scratch: &Path, n: usize) -> Result<Image, BackingError> {
+    let path = scratch.join(format!("backing-{n}.img"));
+    let failed = |source| BackingError::Image { path: path.clone(), source };
+    let file = fs::File::create(&path).map_err(failed)?;
+    let image = Image(path.clone());
+    file.set_len(plan.size.0).map_err(failed)?;
+    let (program, package, arguments): (_, _, &[&str]) = match plan.kind {
+        // Lazy initialisation would write in the background of the rounds.
+        BackingKind::Ext4 => (
+            "mkfs.ext4",
+            "e2fsprogs",
+            &["-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0"],
+        ),
+        BackingKind::Xfs => ("mkfs.xfs", "xfsprogs", &["-q", "-f", "-m", "reflink=1"]),
+        _ => ("mkfs.btrfs", "btrfs-progs", &["-q", "-f"]),
+    };
+    let mut command = Command::new(program);
+    command.args(arguments).arg(&path);
+    let output = die_with_parent(&mut command)
+        .output()
+        .map_err(|source| BackingError::Absent { program, package, source })?;
+    if !output.status.success() {
+        let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        return Err(BackingError::Mkfs { kind: plan.kind.name(), program, message });
+    }
+    Ok(image)
+}
