@@ -79,8 +79,7 @@ pub fn mount(plan: &BackingPlan, scratch: &Path, n: usize) -> Result<Backing, Ba
         }
     };
     let in_force = mount_in_force(&root).map_err(folder_failed)?;
-    let statistics =
-        rustix::fs::statvfs(&root).map_err(|errno| folder_failed(errno.into()))?;
+    let statistics = rustix::fs::statvfs(&root).map_err(|errno| folder_failed(errno.into()))?;
     let (file_system, options) = in_force.unwrap_or_default();
     let info = record::Backing {
         kind: plan.kind.name().to_owned(),
@@ -135,9 +134,11 @@ fn make_image(plan: &BackingPlan, scratch: &Path, n: usize) -> Result<Image, Bac
     };
     let mut command = Command::new(program);
     command.args(arguments).arg(&path);
-    let output = die_with_parent(&mut command)
-        .output()
-        .map_err(|source| BackingError::Absent { program, package, source })?;
+    let output = die_with_parent(&mut command).output().map_err(|source| BackingError::Absent {
+        program,
+        package,
+        source,
+    })?;
     if !output.status.success() {
         let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         return Err(BackingError::Mkfs { kind: plan.kind.name(), program, message });

@@ -1,1 +1,227 @@
-//! The order of phases, and the guards that undo them in reverse.
+//! The order of phases: build the stack, mount, make cold or warm, measure,
+//! drain, unmount. This module alone knows that order; each step is a guard
+//! or a function of the module it belongs to, and guards undo in reverse.
+//!
+//! Per stack there is one backing file system, made before its first step and
+//! gone after its last. Lower layers are built once and shared by all rounds;
+//! upper and work are fresh for each step. A failed setup fails its own cells
+//! and no others.
+
+mod backing;
+mod cells;
+mod host;
+mod observe;
+pub mod scratch;
+mod step;
+mod upper;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use thiserror::Error;
+
+pub use observe::{Blind, Observer};
+pub use scratch::{Scratch, ScratchError};
+
+use crate::backend::{self, Backend};
+use crate::plan::{BackingKind, Plan, StepPlan};
+use crate::record::{self, DriverOverhead, Program, Record, ScenarioText};
+use crate::stack::{self, BuildOptions, Layout, StackError, Whiteout, XattrNamespace};
+use crate::sys::namespace::Entered;
+use crate::unit::LatencyUnit;
+use crate::workload;
+
+/// Empty timed sections measured before the first step.
+const EMPTY_SECTIONS: usize = 10_001;
+
+/// Why a run ended without a record.
+#[derive(Debug, Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Scratch(#[from] ScratchError),
+    #[error("cannot store samples: free some room where the results go")]
+    Samples(#[source] std::io::Error),
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// Where raw samples go while the run goes on.
+pub trait SampleSink {
+    /// Takes one round's samples, in order of issue by thread.
+    ///
+    /// # Errors
+    /// They cannot be stored.
+    fn append(
+        &mut self,
+        cell: &str,
+        round: u32,
+        probes: bool,
+        samples: &[u64],
+    ) -> std::io::Result<()>;
+}
+
+/// Told what the run does next, for a progress bar.
+pub trait Progress {
+    /// A step begins: its position, how many there are, and what it is.
+    fn step(&mut self, position: usize, total: usize, what: &str);
+}
+
+/// What a run is given beside its plan.
+pub struct Context<'a> {
+    pub scenario: ScenarioText,
+    pub program: Program,
+    pub lab: Option<record::Lab>,
+    pub latency_unit: LatencyUnit,
+    pub entered: Entered,
+    pub scratch: &'a Path,
+    pub cancel: &'a AtomicBool,
+    pub observer: &'a mut dyn Observer,
+    pub samples: &'a mut dyn SampleSink,
+    pub progress: &'a mut dyn Progress,
+}
+
+/// Measures everything in the plan.
+///
+/// # Errors
+/// The run was interrupted, or its samples could not be stored. What fails in
+/// a single setup is in the record instead.
+pub fn execute(plan: &Plan, context: &mut Context<'_>) -> Result<Record, RunError> {
+    let began = Instant::now();
+    let started = jiff::Timestamp::now().to_string();
+    let cold_method = cold_method(context.entered);
+    let mut cells = cells::Cells::new(plan, context);
+    let driver = DriverOverhead {
+        empty_sample: workload::empty_sample(EMPTY_SECTIONS),
+        n: EMPTY_SECTIONS as u64,
+    };
+    let mut order = Vec::new();
+    for (n, steps) in by_stack(plan) {
+        let site = prepare_site(plan, n, context)?;
+        for (position, planned) in steps {
+            interrupted(context.cancel)?;
+            let setup = &plan.setups[planned.setup];
+            let backend_plan = &plan.backends[setup.backend];
+            context.progress.step(position, plan.steps.len(), &describe(plan, planned));
+            order.push(record::Step {
+                stack: setup.stack as u32,
+                backend: backend_plan.name.clone(),
+                round: planned.round,
+                probes: planned.probes,
+                at_ms: began.elapsed().as_millis() as u64,
+            });
+            match &site {
+                Ok(site) => {
+                    step::run(plan, planned, position, site, context, &mut cells)?;
+                }
+                Err(reason) => cells.fail(setup, reason),
+            }
+        }
+        if let Ok(site) = site {
+            cells.stack_built(n, &site);
+        }
+    }
+    let host = host::describe(context.entered, cold_method);
+    let elapsed_ms = began.elapsed().as_millis() as u64;
+    Ok(cells.into_record(plan, context, cells::Frame { started, elapsed_ms, host, driver, order }))
+}
+
+/// A stack on its backing file system, ready for steps.
+struct Site {
+    backing: backing::Backing,
+    built: stack::BuiltStack,
+    layout: Layout,
+}
+
+/// The outer error ends the run; the inner one is the reason why every cell of
+/// the stack fails.
+fn prepare_site(
+    plan: &Plan,
+    n: usize,
+    context: &mut Context<'_>,
+) -> Result<Result<Site, String>, RunError> {
+    let stack_plan = &plan.stacks[n];
+    let backing = match backing::mount(&stack_plan.backing, context.scratch, n) {
+        Ok(backing) => backing,
+        Err(error) => return Ok(Err(chain(&error))),
+    };
+    let root = backing.root.join("lower");
+    if let Err(error) = std::fs::create_dir(&root) {
+        return Ok(Err(format!("cannot make {}: {error}", root.display())));
+    }
+    let options = BuildOptions {
+        xattr_namespace: if context.entered.user_namespace {
+            XattrNamespace::User
+        } else {
+            XattrNamespace::Trusted
+        },
+        whiteout: Whiteout::CharDev,
+    };
+    match stack::build(stack_plan, &root, options, context.cancel) {
+        Ok(built) => Ok(Ok(Site { backing, built, layout: Layout::new(stack_plan) })),
+        Err(StackError::Cancelled) => Err(RunError::Interrupted),
+        Err(error) => Ok(Err(chain(&error))),
+    }
+}
+
+/// Steps grouped by stack, in plan order; the plan never comes back to a stack.
+fn by_stack(plan: &Plan) -> Vec<(usize, Vec<(usize, StepPlan)>)> {
+    let mut seen = BTreeSet::new();
+    let mut groups: Vec<(usize, Vec<(usize, StepPlan)>)> = Vec::new();
+    for (position, step) in plan.steps.iter().enumerate() {
+        let stack = plan.setups[step.setup].stack;
+        if seen.insert(stack) {
+            groups.push((stack, Vec::new()));
+        }
+        if let Some((_, steps)) = groups.iter_mut().find(|(n, _)| *n == stack) {
+            steps.push((position, *step));
+        }
+    }
+    groups
+}
+
+fn describe(plan: &Plan, step: StepPlan) -> String {
+    let setup = &plan.setups[step.setup];
+    let params: Vec<String> = plan.stacks[setup.stack]
+        .params
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    format!(
+        "{} {} round {}{}",
+        plan.backends[setup.backend].name,
+        params.join(" "),
+        step.round + 1,
+        if step.probes { " with probes" } else { "" }
+    )
+}
+
+/// How caches will be made cold here.
+fn cold_method(entered: Entered) -> &'static str {
+    if entered.user_namespace { "remount" } else { "remount+drop_caches" }
+}
+
+fn has_blocks(kind: BackingKind) -> bool {
+    kind != BackingKind::Tmpfs
+}
+
+fn backend_of(kind: &str) -> Option<Box<dyn Backend + Send + Sync>> {
+    backend::of_kind(kind)
+}
+
+fn interrupted(cancel: &AtomicBool) -> Result<(), RunError> {
+    if cancel.load(Ordering::Relaxed) { Err(RunError::Interrupted) } else { Ok(()) }
+}
+
+/// An error with its causes on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

@@ -9,7 +9,7 @@ use rand_pcg::Pcg64;
 
 use super::{Prepared, WorkloadError};
 use crate::plan::{Action, Amount, FileChoice, Keys, LayerChoice, PhasePlan, StackPlan, Trigger};
-use crate::stack::layout::Layout;
+use crate::stack::Layout;
 
 /// Indices drawn ahead for a phase that ends by the clock; they are used in a
 /// circle.
@@ -91,7 +91,7 @@ fn names(phase: &PhasePlan, stack: &StackPlan, layout: &Layout) -> Vec<(String, 
                 Amount::Count(n) => n,
                 Amount::DurationMs(_) => 10_000,
             };
-            layout.missing_names(wanted as usize).into_iter().map(|path| (path, 0)).collect()
+            layout.missing_names(wanted).map(|path| (path, 0)).collect()
         }
         Action::Readdir => layout.directories().into_iter().map(|path| (path, 0)).collect(),
     }

@@ -1,6 +1,9 @@
 //! Lookup: `statx` of a name, without following a last symbolic link.
 
-use rustix::fs::{AtFlags, StatxFlags, statx};
+use std::ffi::CString;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, statx};
 
 use super::OpResult;
 use super::driver::Op;
@@ -17,4 +20,17 @@ pub(super) fn missing(op: &Op<'_>) -> OpResult {
         Err(errno) => Err(errno),
         Ok(_) => Err(Errno::EXIST),
     }
+}
+
+/// Looks every name up once; that some are missing is no error.
+pub(super) fn visit(root: &Path, names: &[CString]) -> std::io::Result<()> {
+    let root = rustix::fs::open(
+        root,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    for name in names {
+        let _ = statx(&root, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS);
+    }
+    Ok(())
 }

@@ -21,7 +21,7 @@ use thiserror::Error;
 pub use driver::{Gate, empty_sample};
 
 use crate::plan::{Action, PhasePlan, StackPlan, Trigger};
-use crate::stack::layout::Layout;
+use crate::stack::Layout;
 use crate::sys::Errno;
 
 /// A phase made ready: names and their order.
@@ -105,6 +105,25 @@ pub fn run(
             Trigger::Rename => driver::run(prepared, root, gate, cancel, first_write::rename),
             Trigger::Setxattr => driver::run(prepared, root, gate, cancel, first_write::setxattr),
         },
+    }
+}
+
+/// Uses every name once, outside the timed part and without keeping figures:
+/// a look that changes nothing.
+///
+/// # Errors
+/// The root cannot be opened.
+pub fn warm_up(prepared: &Prepared, root: &std::path::Path) -> std::io::Result<()> {
+    lookup::visit(root, &prepared.names)
+}
+
+/// The workload as scenario files name it.
+pub fn verb(action: &Action) -> &'static str {
+    match action {
+        Action::Lookup { .. } | Action::LookupMissing => "lookup",
+        Action::FirstWrite { .. } => "first-write",
+        Action::Delete { .. } => "delete",
+        Action::Readdir => "readdir",
     }
 }
 

@@ -1,0 +1,329 @@
+//! One step: mount a setup, run its phases, unmount.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::path::{Path, PathBuf};
+
+use super::cells::Cells;
+use super::observe::Observations;
+use super::{Context, RunError, SampleSink as _, Site, backend_of, chain, has_blocks, upper};
+use crate::backend::{Backend, Request, Union};
+use crate::plan::{Cache, PhasePlan, Plan, Setup, StepPlan};
+use crate::record::Round;
+use crate::stack;
+use crate::stats;
+use crate::sys::caches::{Drop, drop_caches};
+use crate::workload::{self, Gate, Outcome, Prepared, WorkloadError};
+
+/// The folders of one step, removed when it ends.
+struct Folders {
+    base: PathBuf,
+    upper: PathBuf,
+    work: PathBuf,
+    target: PathBuf,
+    flat: PathBuf,
+}
+
+impl Folders {
+    fn create(backing: &Path) -> std::io::Result<Self> {
+        let base = backing.join("step");
+        let folders = Self {
+            upper: base.join("upper"),
+            work: base.join("work"),
+            target: base.join("merged"),
+            flat: backing.join("flat"),
+            base,
+        };
+        for path in [&folders.base, &folders.upper, &folders.work, &folders.target] {
+            fs::create_dir(path)?;
+        }
+        Ok(folders)
+    }
+}
+
+impl std::ops::Drop for Folders {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.base);
+    }
+}
+
+/// Runs one step; what fails in it fails its cells.
+pub(super) fn run(
+    plan: &Plan,
+    planned: StepPlan,
+    position: usize,
+    site: &Site,
+    context: &mut Context<'_>,
+    cells: &mut Cells,
+) -> Result<(), RunError> {
+    let setup = &plan.setups[planned.setup];
+    if !cells.is_available(setup) || (planned.probes && !context.observer.sees()) {
+        return Ok(());
+    }
+    let Some(backend) = backend_of(&plan.backends[setup.backend].kind) else { return Ok(()) };
+    let folders = match Folders::create(&site.backing.root) {
+        Ok(folders) => folders,
+        Err(error) => {
+            cells.fail(setup, &format!("cannot make the folders of a step: {error}"));
+            return Ok(());
+        }
+    };
+    let mut step =
+        Step { plan, planned, position, setup, site, backend: backend.as_ref(), folders: &folders };
+    if let Err(failure) = step.run(context, cells) {
+        match failure {
+            Failure::Run(error) => return Err(error),
+            Failure::Setup(reason) => cells.fail(setup, &reason),
+        }
+    }
+    Ok(())
+}
+
+enum Failure {
+    /// Ends the run.
+    Run(RunError),
+    /// Fails the cells of this setup.
+    Setup(String),
+}
+
+struct Step<'a> {
+    plan: &'a Plan,
+    planned: StepPlan,
+    position: usize,
+    setup: &'a Setup,
+    site: &'a Site,
+    backend: &'a dyn Backend,
+    folders: &'a Folders,
+}
+
+impl Step<'_> {
+    fn run(&mut self, context: &mut Context<'_>, cells: &mut Cells) -> Result<(), Failure> {
+        let control = self.plan.backends[self.setup.backend].kind == crate::backend::CONTROL_KIND;
+        if control {
+            self.build_flat(context)?;
+        }
+        let mut union = None;
+        for phase in &self.setup.phases {
+            // A cold phase wants a mount that nobody has looked into.
+            if union.is_none() || phase.cache == Cache::Cold {
+                if let Some(old) = union.take() {
+                    Union::unmount(old).map_err(|error| Failure::Setup(chain(&error)))?;
+                }
+                let mounted = self.mount(control, context)?;
+                cells.mounted(self.setup.backend, &mounted.options_in_force, mounted.mount_api);
+                union = Some(mounted);
+            }
+            let Some(union) = &union else { continue };
+            self.phase(phase, &union.root, control, context, cells)?;
+        }
+        if let Some(union) = union {
+            union.unmount().map_err(|error| Failure::Setup(chain(&error)))?;
+        }
+        if control && self.setup.phases.iter().any(|phase| workload::mutates(&phase.action)) {
+            fs::remove_dir_all(&self.folders.flat).map_err(|error| {
+                Failure::Setup(format!("cannot remove the control's tree: {error}"))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The control's tree is kept between steps unless a phase changed it.
+    fn build_flat(&self, context: &Context<'_>) -> Result<(), Failure> {
+        let flat = &self.folders.flat;
+        if flat.exists() {
+            return Ok(());
+        }
+        fs::create_dir(flat)
+            .map_err(|error| Failure::Setup(format!("cannot make {}: {error}", flat.display())))?;
+        stack::build_flat(&self.plan.stacks[self.setup.stack], flat, context.cancel).map_err(
+            |error| match error {
+                stack::StackError::Cancelled => Failure::Run(RunError::Interrupted),
+                error => Failure::Setup(chain(&error)),
+            },
+        )
+    }
+
+    fn mount(&self, control: bool, context: &Context<'_>) -> Result<Union, Failure> {
+        let request = Request {
+            plan: &self.plan.backends[self.setup.backend],
+            lower: &self.site.built.lower,
+            flat: control.then_some(self.folders.flat.as_path()),
+            upper: &self.folders.upper,
+            work: &self.folders.work,
+            target: &self.folders.target,
+            user_namespace: context.entered.user_namespace,
+        };
+        self.backend.mount(&request).map_err(|error| Failure::Setup(chain(&error)))
+    }
+
+    fn phase(
+        &self,
+        phase: &PhasePlan,
+        root: &Path,
+        control: bool,
+        context: &mut Context<'_>,
+        cells: &mut Cells,
+    ) -> Result<(), Failure> {
+        let stack_plan = &self.plan.stacks[self.setup.stack];
+        let seed = phase_seed(self.plan.seed, &phase.name, self.planned.round);
+        let prepared = match workload::prepare(phase, stack_plan, &self.site.layout, seed) {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                cells.fail_cell(&phase.cell_id, &chain(&error));
+                return Ok(());
+            }
+        };
+        self.set_caches(phase, &prepared, root, context, cells)?;
+        let before = self.upper_contents(control)?;
+        let mut gate = ObservedGate {
+            kind: &self.plan.backends[self.setup.backend].kind,
+            watching: self.planned.probes.then_some(&mut *context.observer),
+            seen: None,
+        };
+        let outcome = workload::run(&prepared, root, &mut gate, context.cancel);
+        let seen = gate.seen;
+        let mut outcome = match outcome {
+            Ok(outcome) => outcome,
+            Err(WorkloadError::Interrupted) => return Err(Failure::Run(RunError::Interrupted)),
+            Err(error) => {
+                cells.fail_cell(&phase.cell_id, &chain(&error));
+                return Ok(());
+            }
+        };
+        let after = self.upper_contents(control)?;
+        let mut seen = seen.unwrap_or_default();
+        if !control {
+            seen.counters.extend(upper::difference(before, after));
+        }
+        self.judge(phase, &prepared, &outcome, &seen, cells);
+        context
+            .samples
+            .append(&phase.cell_id, self.planned.round, self.planned.probes, &outcome.samples)
+            .map_err(|error| Failure::Run(RunError::Samples(error)))?;
+        let round = self.round(&mut outcome, seen);
+        cells.push(&phase.cell_id, &self.site.backing.info, round);
+        Ok(())
+    }
+
+    fn set_caches(
+        &self,
+        phase: &PhasePlan,
+        prepared: &Prepared,
+        root: &Path,
+        context: &Context<'_>,
+        cells: &mut Cells,
+    ) -> Result<(), Failure> {
+        match phase.cache {
+            Cache::Cold if !context.entered.user_namespace => {
+                let blocks = has_blocks(self.plan.stacks[self.setup.stack].backing.kind);
+                let what = if blocks { Drop::All } else { Drop::Slab };
+                if let Err(error) = drop_caches(what) {
+                    cells.warn(format!(
+                        "caches could not be dropped ({error}): cold means freshly mounted only"
+                    ));
+                }
+                Ok(())
+            }
+            Cache::Cold => Ok(()),
+            Cache::Warm => workload::warm_up(prepared, root)
+                .map_err(|error| Failure::Setup(format!("cannot warm up: {error}"))),
+        }
+    }
+
+    fn upper_contents(&self, control: bool) -> Result<upper::Contents, Failure> {
+        if control {
+            return Ok(upper::Contents::default());
+        }
+        upper::contents(&self.folders.upper)
+            .map_err(|error| Failure::Setup(format!("cannot walk the upper layer: {error}")))
+    }
+
+    /// Checks the driver's count against its errors and against the kernel's.
+    fn judge(
+        &self,
+        phase: &PhasePlan,
+        prepared: &Prepared,
+        outcome: &Outcome,
+        seen: &Observations,
+        cells: &mut Cells,
+    ) {
+        if let Some((errno, n)) = outcome.errors.iter().next() {
+            let error = std::io::Error::from_raw_os_error(*errno);
+            cells.invalidate(
+                &phase.cell_id,
+                format!("{n} of {} operations failed: {error}", outcome.n_ops),
+            );
+        }
+        if !seen.losses.is_zero() {
+            cells.invalidate(
+                &phase.cell_id,
+                format!("the probes lost something: {:?}", seen.losses),
+            );
+        }
+        for name in workload::exact_syscalls(&prepared.action) {
+            let counted = seen
+                .counters
+                .iter()
+                .find(|counter| counter.name.strip_prefix("syscalls.") == Some(name));
+            if let Some(counter) = counted
+                && counter.value != outcome.n_ops
+            {
+                cells.invalidate(
+                    &phase.cell_id,
+                    format!(
+                        "the kernel saw {} calls of {name}, the driver issued {}",
+                        counter.value, outcome.n_ops
+                    ),
+                );
+            }
+        }
+    }
+
+    fn round(&self, outcome: &mut Outcome, seen: Observations) -> Round {
+        let histogram = stats::encode_histogram(&outcome.samples);
+        Round {
+            round: self.planned.round,
+            probes: self.planned.probes,
+            step: self.position as u32,
+            n_ops: outcome.n_ops,
+            errors: std::mem::take::<BTreeMap<i32, u64>>(&mut outcome.errors),
+            elapsed: outcome.elapsed,
+            latency: stats::summary(&mut outcome.samples),
+            histogram,
+            bytes: outcome.bytes,
+            counters: seen.counters,
+            kernel: seen.kernel,
+            sampling: seen.sampling,
+            losses: seen.losses,
+        }
+    }
+}
+
+/// Opens and closes the probes around the timed part.
+struct ObservedGate<'a> {
+    kind: &'a str,
+    watching: Option<&'a mut dyn super::Observer>,
+    seen: Option<Observations>,
+}
+
+impl Gate for ObservedGate<'_> {
+    fn open(&mut self, tids: &[u32]) {
+        if let Some(observer) = &mut self.watching {
+            observer.begin(self.kind, tids);
+        }
+    }
+
+    fn close(&mut self) {
+        if let Some(observer) = &mut self.watching {
+            self.seen = Some(observer.end());
+        }
+    }
+}
+
+/// Backends of one round use the same names in the same order; rounds differ.
+fn phase_seed(seed: u64, phase: &str, round: u32) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (seed, phase, round).hash(&mut hasher);
+    hasher.finish()
+}
