@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
 
 use super::cells::Cells;
 use super::observe::Observations;
-use super::{Context, RunError, SampleSink as _, Site, backend_of, chain, has_blocks, upper};
+use super::{Context, RunError, Site, backend_of, chain, has_blocks, upper};
 use crate::backend::{Backend, Request, Union};
 use crate::plan::{Cache, PhasePlan, Plan, Setup, StepPlan};
 use crate::record::Round;
@@ -281,7 +282,9 @@ impl Step<'_> {
     }
 
     fn round(&self, outcome: &mut Outcome, seen: Observations) -> Round {
-        let histogram = stats::encode_histogram(&outcome.samples);
+        let histogram = stats::hdr::of_samples(&outcome.samples)
+            .and_then(|histogram| stats::hdr::encode(&histogram))
+            .unwrap_or_default();
         Round {
             round: self.planned.round,
             probes: self.planned.probes,
@@ -323,7 +326,7 @@ impl Gate for ObservedGate<'_> {
 
 /// Backends of one round use the same names in the same order; rounds differ.
 fn phase_seed(seed: u64, phase: &str, round: u32) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    (seed, phase, round).hash(&mut hasher);
-    hasher.finish()
+    // SHA-256, since the standard hasher may change between Rust releases.
+    let digest = Sha256::digest(format!("{seed}/{phase}/{round}"));
+    digest.iter().take(8).fold(0, |value, byte| value << 8 | u64::from(*byte))
 }
