@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 pub mod caches;
+pub mod child;
 pub mod loop_device;
 pub mod mount;
 pub mod namespace;

@@ -1,0 +1,251 @@
+//! `unionbench lab run|kernels|shell`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::{Parser, Subcommand};
+use comfy_table::Table;
+
+use crate::lab::{
+    Accel, Exit, Guest, GuestFile, GuestOutcome, Kernel, LabError, LabIdentity, Mode,
+};
+use crate::unit::Bytes;
+
+#[derive(Debug, Parser)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs a command in a guest of every kernel given
+    Run(RunArgs),
+    /// Lists the kernels at hand and what each can do
+    Kernels,
+    /// Opens a shell in a guest
+    Shell(ShellArgs),
+}
+
+/// What `lab run`, `lab shell` and `run --lab` say about the guest.
+#[derive(Debug, Clone, clap::Args)]
+pub struct GuestArgs {
+    /// Kernel: a series (6.1), a Debian release, a .deb, an extracted package or
+    /// a bzImage; repeat it for a matrix
+    #[arg(long = "kernel", value_name = "KERNEL", default_value = "6.1")]
+    pub kernels: Vec<String>,
+    /// Memory of the guest
+    #[arg(long, default_value = "2GiB")]
+    pub memory: Bytes,
+    /// CPUs of the guest [default: 1 in count mode, 2 in plain mode]
+    #[arg(long)]
+    pub cpus: Option<u32>,
+    /// Accelerator of plain mode: auto, tcg or kvm
+    #[arg(long, default_value = "auto")]
+    pub accel: Accel,
+    /// Seconds the guest may take once it has booted
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pub timeout: u64,
+    /// Seconds the guest may take to boot
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    pub boot_timeout: u64,
+    /// Further kernel module to load, such as xfs or btrfs
+    #[arg(long = "module", value_name = "NAME")]
+    pub modules: Vec<String>,
+    /// File to put into the guest; a program brings its libraries along
+    #[arg(long = "file", value_name = "GUEST=HOST")]
+    pub files: Vec<String>,
+    /// Further kernel parameters
+    #[arg(long, default_value = "")]
+    pub append: String,
+}
+
+#[derive(Debug, clap::Args)]
+struct RunArgs {
+    #[command(flatten)]
+    guest: GuestArgs,
+    /// count (figures are instructions) or plain
+    #[arg(long, default_value = "count")]
+    mode: Mode,
+    /// Folder for the guest's output, one folder per kernel, with the console
+    /// log and what was run on
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Program and arguments; `unionbench` is there, and what it leaves in /out
+    /// comes back
+    #[arg(last = true, required = true)]
+    argv: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+struct ShellArgs {
+    #[command(flatten)]
+    guest: GuestArgs,
+    /// Shell of the host to put into the guest
+    #[arg(long, default_value = "/bin/bash")]
+    shell: PathBuf,
+}
+
+/// Runs the subcommand. The exit code of `run` is the guest command's own, the
+/// first failing one of a matrix.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    match args.command {
+        Command::Run(args) => run_matrix(&args),
+        Command::Kernels => {
+            print_kernels();
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Shell(args) => shell(&args),
+    }
+}
+
+impl GuestArgs {
+    /// A guest of `kernel` with what was asked for and no command yet.
+    pub fn guest(&self, kernel: &str, mode: Mode) -> anyhow::Result<Guest> {
+        let mut guest = Guest::new(Kernel::resolve(kernel)?, mode);
+        guest.memory = self.memory;
+        guest.cpus = self.cpus.unwrap_or(guest.cpus);
+        guest.accel = self.accel;
+        guest.timeout = Duration::from_secs(self.timeout);
+        guest.boot_timeout = Duration::from_secs(self.boot_timeout);
+        guest.required_modules.extend(self.modules.iter().cloned());
+        guest.append.clone_from(&self.append);
+        for file in &self.files {
+            let Some((path, host)) = file.split_once('=') else {
+                bail!("cannot put {file:?} into the guest: write --file /path/in/guest=host/file");
+            };
+            guest.files.push(GuestFile::host(path, host));
+        }
+        guest.stop = stop_on_interrupt();
+        Ok(guest)
+    }
+}
+
+fn run_matrix(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    let mut code = ExitCode::SUCCESS;
+    for name in &args.guest.kernels {
+        let mut guest = args.guest.guest(name, args.mode)?;
+        guest.argv.clone_from(&args.argv);
+        let outcome = match guest.run() {
+            Err(LabError::Interrupted) => return Ok(ExitCode::from(130)),
+            other => other.with_context(|| format!("kernel {name}"))?,
+        };
+        if let Some(dir) = &args.out {
+            save(&outcome, &dir.join(&outcome.identity.kernel_release))?;
+        }
+        print_outcome(&outcome);
+        if !outcome.exit.success() && code == ExitCode::SUCCESS {
+            code = exit_code(outcome.exit);
+        }
+    }
+    Ok(code)
+}
+
+/// A signal is told as shells tell it: 128 and its number.
+fn exit_code(exit: Exit) -> ExitCode {
+    let number = match exit {
+        Exit::Code(code) => code,
+        Exit::Signal(signal) => 128 + signal,
+    };
+    ExitCode::from(u8::try_from(number).unwrap_or(1))
+}
+
+fn print_outcome(outcome: &GuestOutcome) {
+    let LabIdentity { kernel_release, mode, accel, .. } = &outcome.identity;
+    let seconds = outcome.wall.as_secs_f64();
+    eprintln!("kernel {kernel_release}, mode {mode}, {accel}: {seconds:.1} s");
+    for (name, to_stderr) in [("stdout", false), ("stderr", true)] {
+        let text = String::from_utf8_lossy(outcome.file(name).unwrap_or_default());
+        if to_stderr {
+            eprint!("{text}");
+        } else {
+            print!("{text}");
+        }
+    }
+}
+
+fn save(outcome: &GuestOutcome, dir: &Path) -> anyhow::Result<()> {
+    let write = |path: PathBuf, bytes: &[u8]| -> anyhow::Result<()> {
+        let parent = path.parent().unwrap_or(dir);
+        fs::create_dir_all(parent)
+            .and_then(|()| fs::write(&path, bytes))
+            .with_context(|| format!("cannot write {}", path.display()))
+    };
+    for file in &outcome.files {
+        write(dir.join(&file.path), &file.bytes)?;
+    }
+    write(dir.join("console.log"), outcome.console.as_bytes())?;
+    write(dir.join("lab.json"), &serde_json::to_vec_pretty(&outcome.identity)?)
+}
+
+fn print_kernels() {
+    let mut table = Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table.set_header([
+        "KERNEL",
+        "BTF",
+        "KPROBES",
+        "OVERLAY",
+        "FUSE",
+        "AUFS",
+        "FUSE PASSTHROUGH",
+        "IMAGE",
+    ]);
+    let kernels = Kernel::cached();
+    for kernel in &kernels {
+        let can = &kernel.capabilities;
+        let mut row = vec![kernel.release.clone()];
+        for feature in [can.btf, can.kprobes, can.overlay, can.fuse, can.aufs, can.fuse_passthrough]
+        {
+            row.push(feature.to_string());
+        }
+        row.push(kernel.image.display().to_string());
+        table.add_row(row);
+    }
+    if kernels.is_empty() {
+        println!(
+            "no kernel is at hand; `unionbench lab run --kernel 6.1 -- true` fetches Debian's 6.1"
+        );
+    } else {
+        println!("{table}");
+    }
+}
+
+fn shell(args: &ShellArgs) -> anyhow::Result<ExitCode> {
+    let Some(name) = args.guest.kernels.first() else { bail!("give --kernel") };
+    let mut guest = args.guest.guest(name, Mode::Plain)?;
+    guest.files.push(GuestFile::host("/bin/sh", &args.shell));
+    for program in ["ls", "cat", "mount", "umount", "dmesg", "stat", "mkdir", "rm", "ps"] {
+        let host = Path::new("/bin").join(program);
+        if host.exists() {
+            guest.files.push(GuestFile::host(format!("/bin/{program}"), host));
+        }
+    }
+    guest.argv = vec!["/bin/sh".into(), "-i".into()];
+    guest.interactive = true;
+    match guest.run() {
+        Err(LabError::Interrupted) => Ok(ExitCode::from(130)),
+        other => Ok(exit_code(other?.exit)),
+    }
+}
+
+/// Set by Ctrl-C, upon which a guest is stopped and its folder removed. Without
+/// the listener, QEMU would still die with this process.
+fn stop_on_interrupt() -> Arc<AtomicBool> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let set = Arc::clone(&stop);
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        if let Ok(runtime) = runtime
+            && runtime.block_on(tokio::signal::ctrl_c()).is_ok()
+        {
+            set.store(true, Ordering::Relaxed);
+        }
+    });
+    stop
+}

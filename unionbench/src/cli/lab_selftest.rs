@@ -1,0 +1,122 @@
+//! `unionbench lab-selftest`: what the lab's own tests run in a guest.
+//!
+//! Not for users: it mounts over the guest's folders and, on request, brings
+//! the guest down.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, bail, ensure};
+use clap::{Parser, ValueEnum};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+
+use crate::lab::OUT_DIR;
+
+#[derive(Debug, Parser)]
+pub struct Args {
+    #[arg(value_enum)]
+    what: What,
+    /// Lower layers of `lookup`
+    #[arg(long, default_value_t = 8)]
+    depth: usize,
+    /// Exit code of `exit`
+    #[arg(long, default_value_t = 0)]
+    code: u8,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// Time of 100 cold lookups in the bottom layer, one a line, in
+    /// /out/lookups
+    Lookup,
+    /// Exit with --code
+    Exit,
+    /// Never end
+    Hang,
+    /// Panic the kernel
+    Oops,
+    /// Take memory until there is none
+    FillMemory,
+    /// Power off without a report
+    PowerOff,
+}
+
+const N_LOOKUPS: usize = 100;
+
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    ensure!(
+        crate::lab::init::is_guest(),
+        "cannot run the lab's self-test here: it is made for a lab guest; use `unionbench lab run`"
+    );
+    match args.what {
+        What::Lookup => cold_lookups(args.depth)?,
+        What::Exit => return Ok(ExitCode::from(args.code)),
+        What::Hang => loop {
+            std::thread::park();
+        },
+        What::Oops => fs::write("/proc/sysrq-trigger", "c")?,
+        What::FillMemory => fill_memory(),
+        What::PowerOff => {
+            rustix::system::reboot(rustix::system::RebootCommand::PowerOff)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Each file lies in the bottom layer only, and all are looked up once, after
+/// the caches were dropped: every lookup visits every layer.
+fn cold_lookups(depth: usize) -> anyhow::Result<()> {
+    let base = Path::new("/scratch/selftest");
+    let layers: Vec<PathBuf> = (0..depth).map(|i| base.join(format!("l{i}"))).collect();
+    let (upper, work, merged) = (base.join("upper"), base.join("work"), base.join("merged"));
+    for dir in layers.iter().chain([&upper, &work, &merged]) {
+        fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    }
+    let Some(bottom) = layers.last() else {
+        bail!("cannot stack 0 layers: give --depth 1 or more")
+    };
+    for i in 0..N_LOOKUPS {
+        fs::write(bottom.join(format!("f{i}")), "x")?;
+    }
+    // The option string is limited to a page; links keep the names short.
+    let mut lowers = Vec::new();
+    for (i, layer) in layers.iter().enumerate() {
+        let link = format!("/{i}");
+        symlink(layer, &link).with_context(|| format!("cannot create {link}"))?;
+        lowers.push(link);
+    }
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={}",
+        lowers.join(":"),
+        upper.display(),
+        work.display()
+    );
+    let data = std::ffi::CString::new(options)?;
+    mount("overlay", &merged, "overlay", MountFlags::empty(), data.as_c_str())
+        .context("cannot mount overlayfs")?;
+    fs::write("/proc/sys/vm/drop_caches", "3")?;
+    let mut times = String::new();
+    let names: Vec<PathBuf> = (0..N_LOOKUPS).map(|i| merged.join(format!("f{i}"))).collect();
+    for name in &names {
+        let start = Instant::now();
+        let found = rustix::fs::lstat(name);
+        let elapsed = start.elapsed().as_nanos();
+        found.with_context(|| format!("cannot look up {}", name.display()))?;
+        times.push_str(&format!("{elapsed}\n"));
+    }
+    unmount(&merged, UnmountFlags::empty())?;
+    fs::write(Path::new(OUT_DIR).join("lookups"), times)?;
+    Ok(())
+}
+
+fn fill_memory() {
+    let mut kept = Vec::new();
+    loop {
+        // Written, so that the kernel has to find a page for it.
+        kept.push(vec![1u8; 16 << 20]);
+        std::hint::black_box(&kept);
+    }
+}
