@@ -1,6 +1,5 @@
 //! Children that cannot outlive their parent.
 
-
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
