@@ -131,7 +131,7 @@ fn cell(
     median: u64,
 ) -> Cell {
     let coordinates: Vec<String> = params.iter().map(|(k, v)| format!("{k}={v}")).collect();
-    Cell {
+    let mut cell = Cell {
         id: format!("{backend}/{stack}/{phase}/{}", coordinates.join(",")),
         backend: backend.into(),
         stack,
@@ -151,7 +151,13 @@ fn cell(
             round(0, true, median * 11 / 10, operation),
             round(1, false, median, operation),
         ],
+    };
+    if backend == "overlayfs" && phase != "cold-lookup" {
+        let value = cell.rounds[1].n_ops;
+        let counter = Counter { name: "copy_ups".into(), engine: "tracepoint".into(), value };
+        cell.rounds[1].counters.push(counter);
     }
+    cell
 }
 
 /// Samples spread evenly from half the median to one and a half, with a tail
@@ -171,7 +177,6 @@ fn round(round: u32, probes: bool, median: u64, operation: &str) -> Round {
         max: 10 * median,
         buckets: vec![(median / 2, median, N / 2), (median, 2 * median, N / 2)],
     };
-    let counter = Counter { name: "copy_ups".into(), engine: "tracepoint".into(), value: N };
     Round {
         round,
         probes,
@@ -182,7 +187,7 @@ fn round(round: u32, probes: bool, median: u64, operation: &str) -> Round {
         latency: summary(&mut samples),
         histogram,
         bytes: 0,
-        counters: if probes { vec![counter] } else { Vec::new() },
+        counters: Vec::new(),
         kernel: if probes { vec![kernel] } else { Vec::new() },
         sampling: None,
         losses: Losses::default(),

@@ -1,0 +1,193 @@
+//! What a record says beyond its tables, a sentence a line: how latency grows
+//! with depth or size, what the probes cost, what is missing and why.
+
+use std::collections::BTreeMap;
+
+use super::Analysis;
+use super::analysis::{Row, number};
+use super::figure::{grouped, is_size, latency, param};
+use crate::record::{Availability, CellStatus};
+use crate::stats::fit;
+
+/// Fewest distinct values of a parameter that a line is fitted to.
+const MIN_POINTS: usize = 3;
+
+/// Points (parameter, median) of one backend in one phase, ascending, while
+/// all other parameters stay the same.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Series {
+    pub phase: String,
+    pub backend: String,
+    pub key: String,
+    /// The other parameters, for the label; empty if there are none.
+    pub fixed: String,
+    pub points: Vec<(f64, f64)>,
+    /// Samples behind all points.
+    pub n: u64,
+}
+
+/// Every series of a numeric parameter with at least three values.
+pub fn series(analysis: &Analysis<'_>) -> Vec<Series> {
+    let mut found: Vec<Series> = Vec::new();
+    for row in analysis.rows.iter().filter(|row| row.counts()) {
+        for (key, value) in &row.cell.params {
+            let (Some(x), Some(median)) = (number(value), row.quantile(0.5)) else { continue };
+            let fixed = fixed(row, key);
+            let same = |s: &&mut Series| {
+                s.phase == row.cell.phase
+                    && s.backend == row.cell.backend
+                    && s.key == *key
+                    && s.fixed == fixed
+            };
+            let point = (x, median as f64);
+            match found.iter_mut().find(same) {
+                Some(series) => {
+                    series.points.push(point);
+                    series.n += row.n();
+                }
+                None => found.push(Series {
+                    phase: row.cell.phase.clone(),
+                    backend: row.cell.backend.clone(),
+                    key: key.clone(),
+                    fixed,
+                    points: vec![point],
+                    n: row.n(),
+                }),
+            }
+        }
+    }
+    for series in &mut found {
+        series.points.sort_by(|a, b| a.0.total_cmp(&b.0));
+    }
+    found.retain(|s| distinct(&s.points) >= MIN_POINTS);
+    found
+}
+
+/// One sentence per series of depths (a line) or sizes (a power law).
+pub fn fits(analysis: &Analysis<'_>) -> Vec<String> {
+    let unit = analysis.record.latency_unit;
+    series(analysis)
+        .iter()
+        .filter_map(|s| {
+            let subject = match s.fixed.as_str() {
+                "" => format!("{} on {}", s.phase, s.backend),
+                fixed => format!("{} on {} ({fixed})", s.phase, s.backend),
+            };
+            if is_size(&s.key) {
+                let fit = fit::power_law(&s.points)?;
+                Some(format!(
+                    "{subject}: median grows as {}^{:.2} (R² {:.3} on log-log axes, {} sizes)",
+                    s.key, fit.exponent, fit.r_squared, fit.n
+                ))
+            } else if s.key == "stack.layers" {
+                let fit = fit::line(&s.points)?;
+                Some(format!(
+                    "{subject}: median grows by {:.1} {} per layer (R² {:.3}, {} depths, intercept {})",
+                    fit.slope,
+                    unit.suffix(),
+                    fit.r_squared,
+                    fit.n,
+                    latency(fit.intercept, unit)
+                ))
+            } else {
+                None
+            }
+        })
+        .collect()
+}
+
+/// What attached probes add to the median, per phase and backend.
+pub fn probes_cost(analysis: &Analysis<'_>) -> Vec<String> {
+    let mut ranges: BTreeMap<(&str, &str), (f64, f64, usize)> = BTreeMap::new();
+    for row in analysis.rows.iter().filter(|row| row.counts()) {
+        if let Some(cost) = row.probes_cost {
+            let range = ranges.entry((&row.cell.phase, &row.cell.backend)).or_insert((
+                f64::INFINITY,
+                0.0,
+                0,
+            ));
+            *range = (range.0.min(cost.value), range.1.max(cost.value), range.2 + 1);
+        }
+    }
+    ranges
+        .into_iter()
+        .map(|((phase, backend), (low, high, n))| {
+            let cells = if n == 1 { "1 cell".to_owned() } else { format!("{n} cells") };
+            format!(
+                "{phase} on {backend}: median with probes / without {low:.2} to {high:.2} over {cells}"
+            )
+        })
+        .collect()
+}
+
+/// What is missing or doubtful: backends, cells, losses, the run's warnings.
+pub fn warnings(analysis: &Analysis<'_>) -> Vec<String> {
+    let record = analysis.record;
+    let mut lines = record.warnings.clone();
+    for backend in &record.backends {
+        if let Availability::Unsupported { reason } = &backend.availability {
+            lines.push(format!("{} is unsupported here: {reason}", backend.name));
+        }
+    }
+    for row in &analysis.rows {
+        let (word, reason) = match &row.cell.status {
+            CellStatus::Ok => continue,
+            CellStatus::Unsupported { .. } if backend_is_unsupported(analysis, row) => continue,
+            CellStatus::Unsupported { reason } => ("is unsupported here", reason),
+            CellStatus::Failed { reason } => ("failed", reason),
+            CellStatus::Invalid { reason } => ("is invalid", reason),
+        };
+        lines.push(format!("cell {} {word}: {reason}", row.cell.id));
+    }
+    for row in analysis.rows.iter().filter(|row| !row.losses.is_zero()) {
+        let l = row.losses;
+        lines.push(format!(
+            "cell {} lost {} events, {} unpaired, {} past the last bucket, {} stacks",
+            row.cell.id,
+            grouped(l.events),
+            grouped(l.unpaired),
+            grouped(l.overflow),
+            grouped(l.stacks)
+        ));
+    }
+    lines
+}
+
+fn backend_is_unsupported(analysis: &Analysis<'_>, row: &Row<'_>) -> bool {
+    analysis
+        .record
+        .backends
+        .iter()
+        .any(|b| b.name == row.cell.backend && b.availability != Availability::Ok)
+}
+
+fn fixed(row: &Row<'_>, key: &str) -> String {
+    let others: Vec<String> =
+        row.cell.params.iter().filter(|(k, _)| *k != key).map(|(k, v)| param(k, v)).collect();
+    others.join(" ")
+}
+
+fn distinct(points: &[(f64, f64)]) -> usize {
+    points.windows(2).filter(|w| w[0].0 != w[1].0).count() + usize::from(!points.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::sample;
+
+    #[test]
+    fn known_growth_is_found() {
+        let record = sample::record();
+        let analysis = Analysis::of(&record).expect("reads");
+        let series = series(&analysis);
+        let depth = series
+            .iter()
+            .find(|s| s.backend == "overlayfs" && s.key == "stack.layers")
+            .expect("four depths");
+        let fit = fit::line(&depth.points).expect("four depths");
+        assert!((fit.slope / 100.0 - 1.0).abs() < 0.01, "{fit:?}");
+        assert!(fit.r_squared > 0.999, "{fit:?}");
+        assert_eq!(series.len(), 4, "two backends by depth, two by size");
+    }
+}
