@@ -4,12 +4,16 @@
 //! every default filled in. `stack`, `backend`, `workload` and `run` read
 //! these types and never the scenario.
 
+mod expand;
+
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
 use crate::record::Params;
 use crate::unit::Bytes;
+
+pub use expand::{Choices, PlanError, expand};
 
 /// What a run will do.
 #[derive(Debug, Clone, PartialEq, Serialize)]

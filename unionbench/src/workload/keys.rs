@@ -84,7 +84,7 @@ fn names(phase: &PhasePlan, stack: &StackPlan, layout: &Layout) -> Vec<(String, 
             of_layer(*layer, stack, layout)
         }
         Action::FirstWrite { files: FileChoice::Group(name), .. } => {
-            layout.group_files(name).into_iter().map(|file| (file.path, file.size)).collect()
+            layout.group_files(name).map(|file| (file.path, file.size)).collect()
         }
         Action::LookupMissing => {
             let wanted = match phase.amount {

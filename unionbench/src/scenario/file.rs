@@ -1,0 +1,270 @@
+//! The scenario file, key by key. `scenarios/README.md` says the same for
+//! people and `scenarios/scenario.schema.json` for editors.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::value::{Files, Keys, Layer, Many, OptionValue, Size, Span};
+use crate::unit::Bytes;
+
+/// What to stack, what to mount it with, and what to do to it.
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// Names the results folder: lower-case letters, digits, `-`, `_`.
+    pub name: String,
+    /// One line for tables and plots.
+    pub title: String,
+    /// What it shows and where the pain was seen.
+    #[serde(default)]
+    pub description: String,
+    /// Seed of every random choice.
+    #[serde(default = "default_seed")]
+    pub seed: u64,
+    /// Passes over each cell without probes, and as many with them.
+    #[serde(default = "default_rounds")]
+    pub rounds: u32,
+    /// Measure with probes too.
+    #[serde(default = "yes")]
+    pub probes: bool,
+    pub stack: Stack,
+    #[serde(default)]
+    pub backing: Backing,
+    /// What the layers are mounted with, at least one.
+    #[serde(default)]
+    pub backend: Vec<Backend>,
+    /// What is done, in order, at least one.
+    #[serde(default)]
+    pub phase: Vec<Phase>,
+}
+
+/// The lower layers.
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Stack {
+    /// Lower layers, 1 to 500.
+    pub layers: Many<u32>,
+    /// Files in each layer.
+    #[serde(default = "default_files")]
+    pub files_per_layer: Many<u32>,
+    /// Directories over which a layer's files are spread.
+    #[serde(default = "one")]
+    pub dirs: Many<u32>,
+    /// Directories inside one another under each of `dirs`; files lie in the
+    /// innermost.
+    #[serde(default = "none")]
+    pub depth: Many<u32>,
+    /// All layers use the same directories.
+    #[serde(default = "always")]
+    pub shared_dirs: Many<bool>,
+    /// Size of the files.
+    #[serde(default = "default_size")]
+    pub size: Size,
+    /// Whiteouts in each layer but the bottom one, each hiding a file of the
+    /// layer below.
+    #[serde(default = "none")]
+    pub whiteouts_per_layer: Many<u32>,
+    /// Opaque directories in each layer but the bottom one.
+    #[serde(default = "none")]
+    pub opaque_dirs_per_layer: Many<u32>,
+    /// Further files with a name of their own.
+    #[serde(default)]
+    pub group: Vec<Group>,
+}
+
+/// Files that phases can name as `group:NAME`.
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Group {
+    pub name: String,
+    /// Layer that holds them; `any` deals them out to all layers in turn.
+    #[serde(default = "bottom")]
+    pub layer: Many<Layer>,
+    /// Files in the group.
+    #[serde(default = "one")]
+    pub count: Many<u32>,
+    /// Size of each.
+    pub size: Many<Bytes>,
+    /// Only the last byte is written; the rest is a hole.
+    #[serde(default = "never")]
+    pub sparse: Many<bool>,
+}
+
+/// The file system under the layers.
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Backing {
+    /// `tmpfs`; `ext4`, `xfs`, `btrfs` on a loop image; `dir` for a folder of
+    /// the scratch folder's own file system.
+    #[serde(default = "tmpfs")]
+    pub fs: Many<FileSystem>,
+    /// Its size; not looked at for `dir`.
+    #[serde(default = "default_backing_size")]
+    pub size: Bytes,
+    /// Mount options.
+    #[serde(default)]
+    pub options: Vec<String>,
+}
+
+impl Default for Backing {
+    fn default() -> Self {
+        Self { fs: tmpfs(), size: default_backing_size(), options: Vec::new() }
+    }
+}
+
+/// Kinds of backing file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum FileSystem {
+    Tmpfs,
+    Ext4,
+    Xfs,
+    Btrfs,
+    Dir,
+}
+
+/// What the layers are mounted with.
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Backend {
+    /// Such as `bare` or `overlayfs`.
+    pub kind: String,
+    /// How it is called in tables; its kind if absent.
+    pub name: Option<String>,
+    /// Mount options.
+    #[serde(default)]
+    pub options: BTreeMap<String, Many<OptionValue>>,
+    /// Settings that only its kind reads.
+    #[serde(default)]
+    pub extra: BTreeMap<String, String>,
+}
+
+impl Backend {
+    /// The name in tables.
+    pub fn label(&self) -> &str {
+        self.name.as_deref().unwrap_or(&self.kind)
+    }
+}
+
+/// One thing done to the merged tree.
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Phase {
+    /// Unique in the scenario.
+    pub name: String,
+    pub workload: Workload,
+    /// Layer in which the files lie: `lookup` and `delete`.
+    pub layer: Option<Many<Layer>>,
+    /// Look names up that are in no layer: `lookup`.
+    pub missing: Option<bool>,
+    /// What makes the union copy up: `first-write`.
+    pub trigger: Option<Many<Trigger>>,
+    /// Which files are written: `first-write`.
+    pub files: Option<Many<Files>>,
+    /// Operations, all threads together; every file or directory there is, if
+    /// neither this nor `duration` is given.
+    pub count: Option<Many<u64>>,
+    /// How long, instead of `count`.
+    pub duration: Option<Many<Span>>,
+    #[serde(default = "one")]
+    pub threads: Many<u32>,
+    /// State of the caches before the phase.
+    #[serde(default = "cold")]
+    pub cache: Many<Cache>,
+    /// How names are drawn.
+    #[serde(default = "permutation")]
+    pub keys: Many<Keys>,
+}
+
+/// The verb of a phase.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Workload {
+    Lookup,
+    FirstWrite,
+    Delete,
+    Readdir,
+}
+
+impl Workload {
+    /// Its name in scenario files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Lookup => "lookup",
+            Self::FirstWrite => "first-write",
+            Self::Delete => "delete",
+            Self::Readdir => "readdir",
+        }
+    }
+
+    /// It changes the tree, so that it can be done once to a file.
+    pub fn mutates(self) -> bool {
+        matches!(self, Self::FirstWrite | Self::Delete)
+    }
+}
+
+/// What makes a union copy a file up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Trigger {
+    Write,
+    Chmod,
+    Chown,
+    Truncate,
+    Link,
+    Rename,
+    Setxattr,
+}
+
+/// State of the caches before a phase.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cache {
+    Cold,
+    Warm,
+}
+
+fn default_seed() -> u64 {
+    42
+}
+fn default_rounds() -> u32 {
+    5
+}
+fn yes() -> bool {
+    true
+}
+fn default_files() -> Many<u32> {
+    Many::one(100)
+}
+fn default_size() -> Size {
+    Size::Fixed(Many::one(Bytes(4 << 10)))
+}
+fn default_backing_size() -> Bytes {
+    Bytes(1 << 30)
+}
+fn one() -> Many<u32> {
+    Many::one(1)
+}
+fn none() -> Many<u32> {
+    Many::one(0)
+}
+fn always() -> Many<bool> {
+    Many::one(true)
+}
+fn never() -> Many<bool> {
+    Many::one(false)
+}
+fn bottom() -> Many<Layer> {
+    Many::one(Layer::Bottom)
+}
+fn tmpfs() -> Many<FileSystem> {
+    Many::one(FileSystem::Tmpfs)
+}
+fn cold() -> Many<Cache> {
+    Many::one(Cache::Cold)
+}
+fn permutation() -> Many<Keys> {
+    Many::one(Keys::Permutation)
+}
