@@ -57,10 +57,15 @@ pub enum LabError {
     QemuFailed { status: String, stderr: String, tail: ConsoleTail },
 
     #[error(
-        "the guest did not reach its init within {}: {hint}{tail}",
+        "the guest did not reach its init within {}: raise --boot-timeout, or look for what hangs{tail}",
         seconds(*.limit)
     )]
-    BootTimeout { limit: Duration, hint: &'static str, tail: ConsoleTail },
+    BootTimeout { limit: Duration, tail: ConsoleTail },
+
+    #[error(
+        "the kernel did not boot and printed nothing: its image is corrupt or not for x86-64; fetch the package anew or give another --kernel"
+    )]
+    DidNotBoot,
 
     #[error(
         "the guest did not finish within {}: raise --timeout, or look for a hang{tail}",

@@ -61,15 +61,12 @@ pub(crate) fn watch(
         Ended::Stopped => Err(LabError::Interrupted),
         Ended::Broken(why) => Err(LabError::Protocol { why, tail }),
         Ended::TimedOut if collected.hello => Err(LabError::Timeout { limit: limits.run, tail }),
-        Ended::TimedOut => Err(LabError::BootTimeout {
-            limit: limits.boot,
-            hint: if console.is_empty() {
-                "the kernel printed nothing, so the image may be corrupt or not for x86-64"
-            } else {
-                "raise the boot timeout, or look for what hangs"
-            },
-            tail,
-        }),
+        Ended::TimedOut if console.is_empty() => Err(LabError::DidNotBoot),
+        Ended::TimedOut => Err(LabError::BootTimeout { limit: limits.boot, tail }),
+        // A CPU that cannot go on resets, and QEMU ends as if all were well.
+        Ended::Quit(status) if status.success() && console.is_empty() && !collected.hello => {
+            Err(LabError::DidNotBoot)
+        }
         Ended::Quit(status) => Err(why_it_quit(status, &console, errors, limits, tail)),
     }
 }

@@ -1,0 +1,287 @@
+//! The lab as a whole: guests that report, and guests that do not.
+//!
+//! Needs QEMU and a Debian 6.1 kernel, in the cache or from the package
+//! manager. Where either is missing, each test says so and is skipped.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use unionbench::lab::{Exit, Guest, GuestOutcome, Kernel, LabError, Mode};
+use unionbench::unit::Bytes;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_unionbench");
+
+fn cache() -> PathBuf {
+    match std::env::var_os("UNIONBENCH_LAB_CACHE") {
+        Some(dir) => dir.into(),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/lab"),
+    }
+}
+
+/// The kernel to test on, or nothing after saying why the test is skipped.
+fn kernel(test: &str) -> Option<Kernel> {
+    if Command::new("qemu-system-x86_64").arg("--version").output().is_err() {
+        eprintln!("skipped {test}: QEMU is not installed (package qemu-system-x86)");
+        return None;
+    }
+    match Kernel::resolve_in("6.1", &cache()) {
+        Ok(kernel) => Some(kernel),
+        Err(error) => {
+            eprintln!("skipped {test}: {error}");
+            None
+        }
+    }
+}
+
+/// A guest whose QEMU can be told from every other one by its command line.
+fn guest(kernel: Kernel, test: &str, arguments: &[&str]) -> Guest {
+    let mut guest = Guest::new(kernel, Mode::Count);
+    guest.binary = Some(BINARY.into());
+    guest.memory = Bytes(1 << 30);
+    guest.append = mark(test);
+    let words = ["unionbench", "lab-selftest"];
+    guest.argv = words.iter().chain(arguments).map(|word| (*word).to_owned()).collect();
+    guest
+}
+
+fn mark(test: &str) -> String {
+    format!("unionbench.test={test}-{}", std::process::id())
+}
+
+/// Runs the guest and makes sure that no QEMU of it is left.
+fn run(guest: &Guest) -> Result<GuestOutcome, LabError> {
+    let outcome = guest.run();
+    assert_eq!(n_qemu_with(&guest.append), 0, "a QEMU outlived its run");
+    outcome
+}
+
+fn n_qemu_with(mark: &str) -> usize {
+    let mut found = 0;
+    for entry in fs::read_dir("/proc").expect("a mounted /proc").filter_map(Result::ok) {
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line);
+        found += usize::from(line.starts_with("qemu-system") && line.contains(mark));
+    }
+    found
+}
+
+fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        assert!(Instant::now() < deadline, "timed out waiting until {what}");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn counts_are_the_same_on_an_idle_and_on_a_busy_host() {
+    let Some(kernel) = kernel("counts") else { return };
+    let guest = guest(kernel, "counts", &["lookup", "--depth", "8"]);
+    let lookups = |outcome: GuestOutcome| {
+        assert_eq!(outcome.exit, Exit::Code(0), "{:?}", outcome.file("stderr"));
+        let bytes = outcome.file("lookups").expect("the self-test writes them");
+        String::from_utf8(bytes.to_vec()).expect("numbers")
+    };
+    let idle = lookups(run(&guest).expect("an idle run"));
+    let stop = Arc::new(AtomicBool::new(false));
+    let n_cores = std::thread::available_parallelism().map_or(2, usize::from);
+    let burn = |stop: Arc<AtomicBool>| {
+        move || {
+            while !stop.load(Ordering::Relaxed) {
+                std::hint::spin_loop();
+            }
+        }
+    };
+    let burners: Vec<_> =
+        (0..n_cores).map(|_| std::thread::spawn(burn(Arc::clone(&stop)))).collect();
+    let busy = run(&guest);
+    stop.store(true, Ordering::Relaxed);
+    burners.into_iter().for_each(|burner| burner.join().expect("a burner that only spins"));
+    assert_eq!(idle.lines().count(), 100);
+    assert_eq!(idle, lookups(busy.expect("a busy run")));
+}
+
+#[test]
+fn exit_codes_come_back() {
+    let Some(kernel) = kernel("exit") else { return };
+    let outcome = run(&guest(kernel, "exit", &["exit", "--code", "7"]));
+    assert_eq!(outcome.expect("a failed command is an outcome").exit, Exit::Code(7));
+}
+
+/// Runs the self-test `arguments` in a guest changed by `adjust` and checks the
+/// error it ends with.
+fn check_error(
+    test: &str,
+    arguments: &[&str],
+    adjust: impl FnOnce(&mut Guest),
+    expected: fn(&LabError) -> bool,
+) {
+    let Some(kernel) = kernel(test) else { return };
+    let mut guest = guest(kernel, test, arguments);
+    adjust(&mut guest);
+    let error = run(&guest).expect_err("this guest cannot report");
+    assert!(expected(&error), "{error}");
+}
+
+#[test]
+fn a_guest_that_hangs_is_stopped() {
+    let limit = |guest: &mut Guest| guest.timeout = Duration::from_secs(5);
+    check_error("hang", &["hang"], limit, |e| matches!(e, LabError::Timeout { .. }));
+}
+
+#[test]
+fn a_guest_that_oopses_names_the_panic() {
+    check_error(
+        "oops",
+        &["oops"],
+        |_| {},
+        |e| matches!(e, LabError::Panic { line, .. } if line.contains("sysrq")),
+    );
+}
+
+#[test]
+fn a_guest_that_fills_its_memory_is_told_from_a_failed_command() {
+    check_error(
+        "memory",
+        &["fill-memory"],
+        |_| {},
+        |e| matches!(e, LabError::OutOfMemory { victims: 1.., .. }),
+    );
+}
+
+#[test]
+fn a_guest_that_ends_silently_gives_no_exit_status() {
+    check_error("silent", &["power-off"], |_| {}, |e| matches!(e, LabError::NoExitStatus { .. }));
+}
+
+#[test]
+fn too_little_memory_is_refused_before_a_boot() {
+    let shrink = |guest: &mut Guest| guest.memory = Bytes(64 << 20);
+    check_error("small", &["exit"], shrink, |e| matches!(e, LabError::TooLittleMemory { .. }));
+}
+
+#[test]
+fn count_mode_refuses_a_second_cpu() {
+    let widen = |guest: &mut Guest| guest.cpus = 2;
+    check_error("cpus", &["exit"], widen, |e| matches!(e, LabError::BadGuest { .. }));
+}
+
+/// An extracted package that holds the kernel's image and names only `modules`.
+fn tree_with(kernel: &Kernel, modules: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let boot = dir.path().join("boot");
+    let tree = dir.path().join("lib/modules").join(&kernel.release);
+    fs::create_dir_all(&boot).expect("a folder");
+    fs::create_dir_all(&tree).expect("a folder");
+    let image = fs::canonicalize(&kernel.image).expect("a kernel image");
+    symlink(image, boot.join(format!("vmlinuz-{}", kernel.release))).expect("a link");
+    fs::write(tree.join("modules.dep"), modules).expect("a written list");
+    fs::write(tree.join("modules.builtin"), "").expect("a written list");
+    dir
+}
+
+fn check_lacks(test: &str, modules: &str, what: &str) {
+    let Some(kernel) = kernel(test) else { return };
+    let tree = tree_with(&kernel, modules);
+    let path = tree.path().to_str().expect("a readable path");
+    let kernel = Kernel::resolve_in(path, &cache()).expect("a tree of a kernel");
+    match run(&guest(kernel, test, &["exit"])) {
+        Err(LabError::KernelLacks { what: lacking, .. }) => {
+            assert!(lacking.starts_with(what), "{lacking}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_kernel_without_overlay_is_refused_before_a_boot() {
+    check_lacks("no-overlay", "virtio_pci.ko:\nvirtio_console.ko:\n", "overlay");
+}
+
+#[test]
+fn a_kernel_without_virtio_is_refused_before_a_boot() {
+    check_lacks("no-virtio", "overlay.ko:\n", "virtio_pci");
+}
+
+#[test]
+fn a_bare_image_without_virtio_says_so_from_the_guest() {
+    let Some(kernel) = kernel("bare") else { return };
+    let image = kernel.image.to_str().expect("a readable path");
+    let bare = Kernel::resolve_in(image, &cache()).expect("a kernel image");
+    match run(&guest(bare, "bare", &["exit"])) {
+        Err(LabError::GuestSetup { message, .. }) => {
+            assert!(message.contains("virtio"), "{message}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_corrupt_image_does_not_boot_and_says_so() {
+    let Some(kernel) = kernel("corrupt") else { return };
+    let mut bytes = fs::read(&kernel.image).expect("a kernel image");
+    // Header and setup code stay; most of the compressed kernel is gone.
+    let start = bytes.len() / 4;
+    bytes[start..].fill(0);
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let image = dir.path().join("bzImage");
+    fs::write(&image, bytes).expect("a written image");
+    let path = image.to_str().expect("a readable path");
+    let corrupt = Kernel::resolve_in(path, &cache()).expect("its header is whole");
+    let mut guest = guest(corrupt, "corrupt", &["exit"]);
+    guest.boot_timeout = Duration::from_secs(20);
+    let error = run(&guest).expect_err("there is no kernel to boot");
+    assert!(matches!(error, LabError::DidNotBoot), "{error}");
+}
+
+fn program(test: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(BINARY);
+    command
+        .args(["lab", "run", "--memory", "1GiB", "--append", &mark(test)])
+        .args(["--", "unionbench", "lab-selftest"])
+        .args(arguments)
+        .env("UNIONBENCH_LAB_CACHE", cache())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    command
+}
+
+#[test]
+fn a_missing_qemu_is_named_with_its_package() {
+    if kernel("no-qemu").is_none() {
+        return;
+    }
+    let output = program("no-qemu", &["exit"])
+        .env("UNIONBENCH_QEMU", "/nonexistent/qemu")
+        .output()
+        .expect("the program runs");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text.contains("apt-get install --no-install-recommends qemu-system-x86"), "{text}");
+}
+
+#[test]
+fn the_guests_exit_code_is_the_programs() {
+    if kernel("code").is_none() {
+        return;
+    }
+    let output = program("code", &["exit", "--code", "3"]).output().expect("the program runs");
+    assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn qemu_dies_with_a_killed_program() {
+    if kernel("killed").is_none() {
+        return;
+    }
+    let mut child = program("killed", &["hang"]).spawn().expect("the program runs");
+    wait_until("QEMU runs", || n_qemu_with(&mark("killed")) == 1);
+    child.kill().expect("a running program");
+    child.wait().expect("a killed program");
+    wait_until("QEMU is gone", || n_qemu_with(&mark("killed")) == 0);
+}
