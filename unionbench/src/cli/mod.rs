@@ -1,15 +1,25 @@
-//! The command line: one file per subcommand.
+//! The command line: one file per subcommand. What is printed is printed here
+//! and in the modules below, nowhere else: results on stdout, talk on stderr.
+
+mod clean;
+mod doctor;
+mod exit;
+pub mod lab;
+pub mod lab_selftest;
+mod list;
+mod progress;
+mod run;
+mod validate;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-pub mod lab;
-pub mod lab_selftest;
+pub use exit::Failure;
 
 /// Measures what a union file system costs, where and why.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -17,23 +27,44 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Measures a scenario on this kernel and keeps the record
+    Run(Box<run::Args>),
+    /// Lists the scenarios in a folder
+    List(list::Args),
+    /// Checks scenario files without running them
+    Validate(validate::Args),
+    /// Tells what can be measured on this machine, and how to get the rest
+    Doctor(doctor::Args),
+    /// Removes what killed runs left behind, and nothing else
+    Clean(clean::Args),
     /// Boots a kernel and runs a command in it, counted to the instruction
     Lab(lab::Args),
     #[command(hide = true)]
     LabSelftest(lab_selftest::Args),
 }
 
-/// Parses the command line, runs the subcommand and gives its exit code.
+/// Parses the command line, runs the subcommand and gives its exit code: 0
+/// done, 1 error, 2 usage, 5 unsupported here, 130 interrupted.
 pub fn main() -> ExitCode {
+    start_log();
     let result = match Cli::parse().command {
+        Command::Run(args) => run::run(&args),
+        Command::List(args) => list::run(&args),
+        Command::Validate(args) => validate::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Clean(args) => clean::run(&args),
         Command::Lab(args) => lab::run(args),
         Command::LabSelftest(args) => lab_selftest::run(&args),
     };
-    match result {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    result.unwrap_or_else(|error| {
+        eprintln!("unionbench: {error:#}");
+        exit::of(&error)
+    })
+}
+
+/// Diagnostics, those of the probes included, go to stderr as `RUST_LOG` asks.
+fn start_log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
 }

@@ -1,0 +1,109 @@
+//! `unionbench doctor`: every engine, backend and capability, yes or no.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use comfy_table::Table;
+
+use crate::backend;
+use crate::record::Availability;
+use crate::sys::namespace;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {}
+
+struct Finding {
+    what: String,
+    yes: bool,
+    reason: String,
+}
+
+pub fn run(_: &Args) -> anyhow::Result<ExitCode> {
+    let mut findings = Vec::new();
+    let entered = namespace::enter_private();
+    findings.push(match &entered {
+        Ok(entered) if entered.user_namespace => Finding {
+            what: "private mounts".to_owned(),
+            yes: true,
+            reason:
+                "in a user namespace: overlayfs with userxattr, no probes; run as root for both"
+                    .to_owned(),
+        },
+        Ok(_) => found("private mounts", true, ""),
+        Err(error) => found(
+            "private mounts",
+            false,
+            &format!("{error}: run as root, or allow user namespaces (user.max_user_namespaces)"),
+        ),
+    });
+    for kind in backend::KINDS {
+        let availability = backend::of_kind(kind).map(|backend| backend.availability());
+        let (yes, reason) = match availability {
+            Some(Availability::Ok) => (true, String::new()),
+            Some(Availability::Unsupported { reason }) => (false, reason),
+            None => continue,
+        };
+        findings.push(Finding { what: format!("backend {kind}"), yes, reason });
+    }
+    for (kind, program, package) in [
+        ("ext4", "mkfs.ext4", "e2fsprogs"),
+        ("xfs", "mkfs.xfs", "xfsprogs"),
+        ("btrfs", "mkfs.btrfs", "btrfs-progs"),
+    ] {
+        findings.push(backing(kind, program, package));
+    }
+    findings.push(file(
+        "BTF",
+        "/sys/kernel/btf/vmlinux",
+        "fentry needs a kernel with CONFIG_DEBUG_INFO_BTF",
+    ));
+    findings.push(file("loop devices", "/dev/loop-control", "`modprobe loop`"));
+    findings.push(file("FUSE", "/dev/fuse", "`modprobe fuse`"));
+    for engine in super::run::engines() {
+        findings.push(Finding {
+            what: format!("engine {}", engine.engine),
+            yes: engine.available,
+            reason: [engine.reason, engine.remedy]
+                .into_iter()
+                .filter(|text| !text.is_empty())
+                .collect::<Vec<_>>()
+                .join("; "),
+        });
+    }
+    print(&findings);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn found(what: &str, yes: bool, reason: &str) -> Finding {
+    Finding { what: what.to_owned(), yes, reason: reason.to_owned() }
+}
+
+fn file(what: &str, path: &str, remedy: &str) -> Finding {
+    let yes = Path::new(path).exists();
+    found(what, yes, &if yes { String::new() } else { format!("no {path}: {remedy}") })
+}
+
+fn backing(kind: &str, program: &str, package: &str) -> Finding {
+    let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    let in_kernel = known.lines().any(|line| line.trim() == kind);
+    let tool = std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).exists()))
+        || Path::new("/sbin").join(program).exists();
+    let reason = match (in_kernel, tool) {
+        (true, true) => String::new(),
+        (false, _) => format!("this kernel has no {kind} loaded: `modprobe {kind}`"),
+        (true, false) => format!("no {program}: `apt-get install {package}`"),
+    };
+    Finding { what: format!("backing {kind}"), yes: in_kernel && tool, reason }
+}
+
+fn print(findings: &[Finding]) {
+    let mut table = Table::new();
+    table.load_preset(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
+    table.set_content_arrangement(comfy_table::ContentArrangement::Dynamic);
+    table.set_header(["", "works", "reason and remedy"]);
+    for finding in findings {
+        table.add_row([&finding.what, if finding.yes { "yes" } else { "no" }, &finding.reason]);
+    }
+    println!("{table}");
+}

@@ -1,0 +1,274 @@
+//! `unionbench run`.
+
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Context as _;
+use clap::ValueEnum;
+use sha2::{Digest as _, Sha256};
+
+use super::exit::Failure;
+use super::progress::Bar;
+use crate::plan::{self, Choices, Plan};
+use crate::record::{Availability, CellStatus, EngineStatus, Program, Record};
+use crate::report;
+use crate::run::{self, Blind, Context, Observer, SampleSink, Scratch};
+use crate::scenario;
+use crate::store::Writer;
+use crate::sys::namespace;
+use crate::unit::LatencyUnit;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Scenario file
+    scenario: PathBuf,
+    /// Changes a key of the scenario, as in --set stack.layers=8
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Only these backends; the control stays
+    #[arg(long = "backend", value_name = "NAME")]
+    backends: Vec<String>,
+    /// Rounds without probes, and as many with them
+    #[arg(long)]
+    rounds: Option<u32>,
+    /// Seed of every random choice
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Leaves the rounds with probes out
+    #[arg(long)]
+    no_probes: bool,
+    /// Format of what is printed
+    #[arg(long, value_enum, default_value = "human")]
+    format: Format,
+    /// Prints the result and nothing else
+    #[arg(long, short)]
+    quiet: bool,
+    /// Prints what would be done, and does nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Leaves the scratch folder in place
+    #[arg(long)]
+    keep: bool,
+    /// Folder for results
+    #[arg(long, default_value = "results")]
+    results: PathBuf,
+    /// Folder for layers and mounts [default: $TMPDIR or /tmp]
+    #[arg(long)]
+    scratch: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Human,
+    Json,
+    Csv,
+    Md,
+}
+
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let (scenario, text) =
+        scenario::load(&args.scenario, &args.set).map_err(|e| Failure::Usage(with_causes(&e)))?;
+    let choices = Choices {
+        backends: args.backends.clone(),
+        rounds: args.rounds,
+        seed: args.seed,
+        probes: args.no_probes.then_some(false),
+    };
+    let plan = plan::expand(&scenario, &choices).map_err(|e| Failure::Usage(with_causes(&e)))?;
+    if args.dry_run {
+        print!("{}", report::plan(&plan));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let started = jiff::Timestamp::now().to_string();
+    let writer = Writer::create(&args.results, &text.name, &started, &hostname)?;
+    let (record, folder) = measure(args, &plan, text, writer)?;
+    report::write_all(&record, &folder)?;
+    print_result(args, &record, &folder);
+    verdict(&record)
+}
+
+/// Runs the plan in a mount namespace of its own and stores the record.
+fn measure(
+    args: &Args,
+    plan: &Plan,
+    scenario: crate::record::ScenarioText,
+    mut writer: Writer,
+) -> anyhow::Result<(Record, PathBuf)> {
+    // Before any thread is made: a user namespace wants a single one.
+    let entered = namespace::enter_private().context(
+        "cannot make a mount namespace: run as root, or allow user namespaces \
+         (`sysctl user.max_user_namespaces`)",
+    )?;
+    let base = args.scratch.clone().unwrap_or_else(std::env::temp_dir);
+    for path in run::scratch::stale(&base)? {
+        run::scratch::remove(&path)?;
+    }
+    let cancel = Arc::new(AtomicBool::new(false));
+    let runtime = cancel_on_signal(&cancel)?;
+    let scratch = Scratch::create(&base, args.keep)?;
+    let mut observer = observer(plan, entered.user_namespace);
+    let mut bar = Bar::new(args.quiet);
+    if !args.quiet {
+        eprintln!(
+            "unionbench: {}: {} steps in {}",
+            scenario.name,
+            plan.steps.len(),
+            scratch.path().display()
+        );
+    }
+    let result = run::execute(
+        plan,
+        &mut Context {
+            scenario,
+            program: program()?,
+            lab: None,
+            latency_unit: latency_unit(),
+            entered,
+            scratch: scratch.path(),
+            cancel: &cancel,
+            observer: observer.as_mut(),
+            samples: &mut Stored(&mut writer),
+            progress: &mut bar,
+        },
+    );
+    bar.finish();
+    drop(scratch);
+    runtime.shutdown_background();
+    let record = result?;
+    let folder = writer.finish(&record)?;
+    Ok((record, folder))
+}
+
+struct Stored<'a>(&'a mut Writer);
+
+impl SampleSink for Stored<'_> {
+    fn append(
+        &mut self,
+        cell: &str,
+        round: u32,
+        probes: bool,
+        samples: &[u64],
+    ) -> std::io::Result<()> {
+        self.0.samples(cell, round, probes, samples).map_err(std::io::Error::other)
+    }
+}
+
+/// SIGINT and SIGTERM ask the run to end; its guards then undo everything.
+fn cancel_on_signal(cancel: &Arc<AtomicBool>) -> anyhow::Result<tokio::runtime::Runtime> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .context("cannot start the signal handler")?;
+    let cancel = Arc::clone(cancel);
+    let guard = runtime.enter();
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
+    drop(guard);
+    runtime.spawn(async move {
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            cancel.store(true, Ordering::Relaxed);
+        }
+    });
+    Ok(runtime)
+}
+
+/// The probes of this run, or why there are none.
+fn observer(_plan: &Plan, _user_namespace: bool) -> Box<dyn Observer> {
+    Box::new(Blind { engines: engines() })
+}
+
+/// Every engine on this machine.
+pub(super) fn engines() -> Vec<EngineStatus> {
+    Vec::new()
+}
+
+/// In the lab's `count` mode the guest's clock counts instructions; the guest's
+/// PID 1 says so.
+fn latency_unit() -> LatencyUnit {
+    match std::env::var("UNIONBENCH_LAB").as_deref() {
+        Ok("count") => LatencyUnit::Instructions,
+        _ => LatencyUnit::Nanoseconds,
+    }
+}
+
+fn program() -> anyhow::Result<Program> {
+    let exe = std::fs::read("/proc/self/exe").context("cannot read this program's own file")?;
+    Ok(Program {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        commit: option_env!("UNIONBENCH_COMMIT").map(str::to_owned),
+        sha256: hex(&Sha256::digest(exe)),
+        ebpf_sha256: None,
+    })
+}
+
+fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn print_result(args: &Args, record: &Record, folder: &Path) {
+    let stdout = std::io::stdout();
+    let colour = stdout.is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let text = match args.format {
+        Format::Human => report::human(record, colour),
+        Format::Json => report::json(record),
+        Format::Csv => report::csv(record),
+        Format::Md => report::md(record),
+    };
+    println!("{}", text.trim_end());
+    if !args.quiet {
+        eprintln!("unionbench: kept in {}", folder.display());
+    }
+}
+
+/// 0 if something beside the control was measured, 5 if nothing could be here,
+/// 1 if everything that was tried failed.
+fn verdict(record: &Record) -> anyhow::Result<ExitCode> {
+    let asked: Vec<_> = record.backends.iter().filter(|backend| !backend.control).collect();
+    if !asked.is_empty()
+        && let Some(reason) = asked
+            .iter()
+            .map(|backend| match &backend.availability {
+                Availability::Ok => None,
+                Availability::Unsupported { reason } => Some(reason),
+            })
+            .collect::<Option<Vec<_>>>()
+            .and_then(|reasons| reasons.first().copied())
+    {
+        return Err(Failure::Unsupported(reason.clone()).into());
+    }
+    let failed = record
+        .cells
+        .iter()
+        .filter(|cell| {
+            matches!(cell.status, CellStatus::Failed { .. } | CellStatus::Invalid { .. })
+        })
+        .count();
+    if failed > 0 {
+        eprintln!(
+            "unionbench: {failed} of {} cells failed; the table says why",
+            record.cells.len()
+        );
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
