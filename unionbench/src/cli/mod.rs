@@ -3,6 +3,7 @@
 
 mod clean;
 mod doctor;
+mod dry_run;
 mod exit;
 pub mod lab;
 pub mod lab_selftest;

@@ -10,11 +10,12 @@ use anyhow::Context as _;
 use clap::ValueEnum;
 use sha2::{Digest as _, Sha256};
 
+use super::dry_run;
 use super::exit::Failure;
 use super::progress::Bar;
 use crate::plan::{self, Choices, Plan};
 use crate::record::{Availability, CellStatus, EngineStatus, Program, Record};
-use crate::report;
+use crate::report::{self, Analysis, Appearance};
 use crate::run::{self, Blind, Context, Observer, SampleSink, Scratch};
 use crate::scenario;
 use crate::store::Writer;
@@ -79,7 +80,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let plan = plan::expand(&scenario, &choices).map_err(|e| Failure::Usage(with_causes(&e)))?;
     if args.dry_run {
-        print!("{}", report::plan(&plan));
+        dry_run::print(&plan);
         return Ok(ExitCode::SUCCESS);
     }
     let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -87,7 +88,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let writer = Writer::create(&args.results, &text.name, &started, &hostname)?;
     let (record, folder) = measure(args, &plan, text, writer)?;
     report::write_all(&record, &folder)?;
-    print_result(args, &record, &folder);
+    print_result(args, &record, &folder)?;
     verdict(&record)
 }
 
@@ -215,18 +216,30 @@ fn hex(digest: &[u8]) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn print_result(args: &Args, record: &Record, folder: &Path) {
-    let stdout = std::io::stdout();
-    let colour = stdout.is_terminal() && std::env::var_os("NO_COLOR").is_none();
+fn print_result(args: &Args, record: &Record, folder: &Path) -> anyhow::Result<()> {
+    let analysis = Analysis::of(record)?;
     let text = match args.format {
-        Format::Human => report::human(record, colour),
-        Format::Json => report::json(record),
-        Format::Csv => report::csv(record),
-        Format::Md => report::md(record),
+        Format::Human => report::human(&analysis, appearance()),
+        Format::Json => report::json(&analysis)?,
+        Format::Csv => report::csv(&analysis)?,
+        Format::Md => report::md(&analysis),
     };
     println!("{}", text.trim_end());
     if !args.quiet {
         eprintln!("unionbench: kept in {}", folder.display());
+    }
+    Ok(())
+}
+
+/// Fits a terminal and uses its styles; a file gets neither.
+fn appearance() -> Appearance {
+    let terminal = std::io::stdout().is_terminal();
+    Appearance {
+        styled: terminal && std::env::var_os("NO_COLOR").is_none(),
+        width: terminal
+            .then(|| rustix::termios::tcgetwinsize(std::io::stdout()).ok())
+            .flatten()
+            .map(|size| size.ws_col),
     }
 }
 

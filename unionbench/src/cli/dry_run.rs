@@ -1,0 +1,36 @@
+//! What `run --dry-run` prints: the plan, one line a step.
+
+use crate::plan::Plan;
+
+pub(super) fn print(plan: &Plan) {
+    println!(
+        "seed {}, {} rounds without probes{}",
+        plan.seed,
+        plan.rounds,
+        if plan.probes { " and as many with" } else { "" }
+    );
+    for (n, stack) in plan.stacks.iter().enumerate() {
+        println!(
+            "stack {n}: {} layers × {} files on {} of {}",
+            stack.n_layers,
+            stack.files_per_layer,
+            stack.backing.kind.name(),
+            stack.backing.size
+        );
+    }
+    for (n, setup) in plan.setups.iter().enumerate() {
+        let backend = &plan.backends[setup.backend];
+        println!("setup {n}: stack {} through {}", setup.stack, backend.name);
+        for phase in &setup.phases {
+            println!("  {}", phase.cell_id);
+        }
+    }
+    for (position, step) in plan.steps.iter().enumerate() {
+        println!(
+            "step {position}: setup {} round {}{}",
+            step.setup,
+            step.round + 1,
+            if step.probes { " with probes" } else { "" }
+        );
+    }
+}
