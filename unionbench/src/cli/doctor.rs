@@ -99,11 +99,14 @@ fn backing(kind: &str, program: &str, package: &str) -> Finding {
 
 fn print(findings: &[Finding]) {
     let mut table = Table::new();
-    table.load_preset(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
     table.set_content_arrangement(comfy_table::ContentArrangement::Dynamic);
     table.set_header(["", "works", "reason and remedy"]);
     for finding in findings {
-        table.add_row([&finding.what, if finding.yes { "yes" } else { "no" }, &finding.reason]);
+        table.add_row([
+            finding.what.as_str(),
+            if finding.yes { "yes" } else { "no" },
+            &finding.reason,
+        ]);
     }
     println!("{table}");
 }
