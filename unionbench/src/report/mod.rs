@@ -7,6 +7,7 @@ mod figure;
 mod human;
 mod json;
 mod md;
+mod plots;
 mod sentences;
 mod table;
 
@@ -17,6 +18,7 @@ pub use figure::latency;
 pub use human::{Appearance, human};
 pub use json::json;
 pub use md::md;
+pub use plots::{Plot, png, svgs};
 
 pub use self::csv::csv;
 use crate::record::Record;
@@ -31,11 +33,13 @@ pub enum ReportError {
     Csv(#[from] ::csv::Error),
     #[error("cannot write figures as JSON: report this as a bug")]
     Json(#[from] serde_json::Error),
+    #[error("cannot draw plot {plot}: {reason}")]
+    Draw { plot: String, reason: String },
     #[error("cannot write {}: free some room or choose another folder", path.display())]
     Write { path: PathBuf, source: std::io::Error },
 }
 
-/// Writes `summary.md` and `cells.csv` into `dir`;
+/// Writes `summary.md`, `cells.csv` and each plot as SVG and PNG into `dir`;
 /// returns what was written, in that order.
 pub fn write_all(record: &Record, dir: &Path) -> Result<Vec<PathBuf>, ReportError> {
     let analysis = Analysis::of(record)?;
@@ -49,5 +53,31 @@ pub fn write_all(record: &Record, dir: &Path) -> Result<Vec<PathBuf>, ReportErro
     };
     write("summary.md", md(&analysis).as_bytes())?;
     write("cells.csv", csv(&analysis)?.as_bytes())?;
+    for plot in svgs(&analysis)? {
+        write(&format!("{}.svg", plot.name), plot.svg.as_bytes())?;
+        write(&format!("{}.png", plot.name), &png(&plot)?)?;
+    }
     Ok(written)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::sample;
+
+    #[test]
+    fn all_files_of_a_report_are_written() {
+        let dir = tempfile::tempdir().expect("room for a test");
+        let written = write_all(&sample::record(), dir.path()).expect("room for a test");
+        assert_eq!(written.len(), 2 + 2 * 6, "{written:?}");
+        assert!(written.iter().all(|p| p.metadata().is_ok_and(|m| m.len() > 100)));
+    }
+
+    #[test]
+    fn damaged_histogram_names_its_cell() {
+        let mut record = sample::record();
+        record.cells[0].rounds[0].histogram = "damaged".into();
+        let error = Analysis::of(&record).expect_err("it cannot be read");
+        assert!(error.to_string().contains(&record.cells[0].id), "{error}");
+    }
 }
