@@ -1,1 +1,31 @@
+//! What the programs in the kernel and the program that loads them agree on.
+//!
+//! Every type here is `repr(C)`, holds no padding, and has its size asserted:
+//! both sides are built by different compilers, and a map's value is whatever
+//! bytes lie in it.
+
 #![no_std]
+#![allow(unsafe_code)]
+
+pub mod event;
+pub mod hist;
+pub mod op;
+pub mod thread;
+
+pub use event::{Control, CopyUpEvent};
+pub use hist::Histogram;
+pub use op::{Counter, Operation};
+pub use thread::{Frame, Thread};
+
+#[cfg(feature = "user")]
+mod plain {
+    // SAFETY: all of these are `repr(C)`, `Copy`, made of integers only and
+    // without padding (asserted beside each), so any bytes are a valid value.
+    unsafe impl aya::Pod for crate::Control {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::CopyUpEvent {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::Histogram {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::Thread {}
+}

@@ -1,0 +1,47 @@
+//! The VFS below the union: synchronising, the page cache, writeback.
+
+use aya_ebpf::macros::raw_tracepoint;
+use aya_ebpf::programs::RawTracePointContext;
+use unionbench_common::{Counter, Operation};
+
+use crate::call::{begin, end, pair};
+use crate::maps::{count, is_watched};
+
+pair!(Fsync, 0, i32, fsync_fentry, fsync_fexit, fsync_kprobe, fsync_kretprobe);
+
+#[raw_tracepoint]
+pub fn ext4_sync_file_enter(_ctx: RawTracePointContext) -> i32 {
+    begin(Operation::Ext4Fsync, 0);
+    0
+}
+
+/// Prototype: `(struct inode *inode, int ret)`.
+#[raw_tracepoint]
+pub fn ext4_sync_file_exit(ctx: RawTracePointContext) -> i32 {
+    end(&ctx, Operation::Ext4Fsync, ctx.arg::<i32>(1) as i64);
+    0
+}
+
+#[raw_tracepoint]
+pub fn mm_filemap_add_to_page_cache(_ctx: RawTracePointContext) -> i32 {
+    if is_watched() {
+        count(Counter::PageCacheAdded);
+    }
+    0
+}
+
+#[raw_tracepoint]
+pub fn writeback_dirty_folio(_ctx: RawTracePointContext) -> i32 {
+    if is_watched() {
+        count(Counter::FoliosDirtied);
+    }
+    0
+}
+
+#[raw_tracepoint]
+pub fn writeback_dirty_inode(_ctx: RawTracePointContext) -> i32 {
+    if is_watched() {
+        count(Counter::InodesDirtied);
+    }
+    0
+}
