@@ -49,10 +49,15 @@ impl Histogram {
         buckets: [0; BUCKETS],
     };
 
-    /// Adds one value. Written without a path that could panic: the verifier
-    /// must see that the index is in bounds.
-    #[inline(always)]
+    /// Adds one value.
     pub fn record(&mut self, value: u64) {
+        self.record_bounded(value, |bucket| bucket);
+    }
+
+    /// Adds one value. `bound` leaves a bucket's index as it is, in a way
+    /// that shows the kernel's verifier that it is less than [`BUCKETS`].
+    #[inline(always)]
+    pub fn record_bounded(&mut self, value: u64, bound: impl Fn(usize) -> usize) {
         self.count += 1;
         self.sum = self.sum.wrapping_add(value);
         if !value > self.min_complement {
@@ -63,7 +68,7 @@ impl Histogram {
         }
         match bucket_of(value) {
             Some(bucket) => {
-                if let Some(slot) = self.buckets.get_mut(bucket) {
+                if let Some(slot) = self.buckets.get_mut(bound(bucket)) {
                     *slot += 1;
                 }
             }

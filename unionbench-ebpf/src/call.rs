@@ -6,7 +6,7 @@ use aya_log_ebpf::warn;
 use unionbench_common::thread::MAX_DEPTH;
 use unionbench_common::{CopyUpEvent, Counter, Frame, Operation, Thread};
 
-use crate::maps::{EVENTS, count, record, thread};
+use crate::maps::{EVENTS, count, masked, record, thread};
 
 /// A running call begins.
 #[inline(always)]
@@ -53,8 +53,11 @@ pub fn end<C: EbpfContext>(ctx: &C, operation: Operation, returned: i64) {
 pub fn visit_layer() {
     let Some(thread) = thread() else { return };
     count(Counter::LayerVisits);
-    let depth = thread.depth as usize;
-    if let Some(frame) = depth.checked_sub(1).and_then(|top| thread.frames.get_mut(top))
+    if thread.depth == 0 || thread.depth as usize > MAX_DEPTH {
+        return;
+    }
+    let top = masked::<{ MAX_DEPTH - 1 }>(thread.depth as usize - 1);
+    if let Some(frame) = thread.frames.get_mut(top)
         && frame.operation == Operation::Lookup as u32
     {
         frame.note += 1;
@@ -64,21 +67,27 @@ pub fn visit_layer() {
 /// Takes the innermost frame of this operation, and drops those above it,
 /// whose ends were missed. An end without a frame belongs to a call that
 /// began before the phase, and is no loss.
+///
+/// It walks upwards and keeps the last match: downwards, the verifier loses
+/// the lower bound of the index.
 #[inline(always)]
 fn pop(thread: &mut Thread, operation: Operation) -> Option<Frame> {
-    let mut depth = thread.depth as usize;
-    for _ in 0..MAX_DEPTH {
-        depth = depth.checked_sub(1)?;
-        let frame = *thread.frames.get(depth)?;
+    let depth = thread.depth;
+    let mut found = None;
+    for (index, frame) in thread.frames.iter().enumerate() {
+        if index as u32 >= depth {
+            break;
+        }
         if frame.operation == operation as u32 {
-            if depth + 1 != thread.depth as usize {
-                count(Counter::LostEnds);
-            }
-            thread.depth = depth as u32;
-            return Some(frame);
+            found = Some((index as u32, *frame));
         }
     }
-    None
+    let (index, frame) = found?;
+    if index + 1 != depth {
+        count(Counter::LostEnds);
+    }
+    thread.depth = index;
+    Some(frame)
 }
 
 #[inline(always)]

@@ -11,6 +11,8 @@
 
 #![no_std]
 #![no_main]
+// Inline assembly for BPF is not stable yet; see `maps::masked`.
+#![feature(asm_experimental_arch)]
 
 mod call;
 mod fuse;

@@ -1,1 +1,57 @@
-//! What the kernel is asked to tell: catalogue, engines, attaching, draining.
+//! What the kernel does on behalf of the workload's threads.
+//!
+//! A [`Session`] loads the kernel-side object, tries for each wanted
+//! [`Operation`](unionbench_common::Operation) the engines and symbols of the
+//! [`catalogue`] in order, and keeps what attached. What did not is kept too,
+//! with the errno of the refusal: a probe is never quietly missing.
+//!
+//! States: open (attached, filter off) → begun (filter on, maps empty) → open.
+//! [`Session::begin`] and [`Session::end`] cost a few milliseconds and are
+//! called from the thread that orders the phases; programs and links belong to
+//! the session and go with it. Only threads named at `begin` are counted.
+
+pub mod catalogue;
+
+mod attach;
+mod drain;
+mod engine;
+mod kallsyms;
+mod object;
+mod sampling;
+mod session;
+mod syscalls;
+mod tracefs;
+
+pub use catalogue::Family;
+pub use drain::Observations;
+pub use engine::{Availability, Engine};
+pub use object::is_embedded;
+pub use session::{Request, Session, Watch, engines};
+
+/// Why probes could not be had at all. A single probe that is refused is no
+/// error: it stands in [`Session::status`].
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    #[error(
+        "cannot load probes: this program was built without them; build it by `cargo xtask build`"
+    )]
+    NotBuilt,
+    #[error(
+        "cannot watch threads from inside a pid namespace, where the kernel's ids are others: run on the host"
+    )]
+    PidNamespace,
+    #[error("cannot load the probes into the kernel: run as root, or with CAP_BPF and CAP_PERFMON")]
+    Load(#[source] Box<aya::EbpfError>),
+    #[error(
+        "cannot find the map {0} in the kernel-side object: build object and program from one source"
+    )]
+    MapMissing(&'static str),
+    #[error("cannot use the map {name} of the kernel side")]
+    Map {
+        name: &'static str,
+        #[source]
+        source: aya::maps::MapError,
+    },
+    #[error("cannot count the processors: mount /sys")]
+    Processors(#[source] std::io::Error),
+}

@@ -8,6 +8,7 @@ pub mod child;
 pub mod loop_device;
 pub mod mount;
 pub mod namespace;
+pub mod own_mounts;
 pub mod signal;
 
 pub use rustix::io::Errno;

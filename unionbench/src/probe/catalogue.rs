@@ -1,0 +1,154 @@
+//! Operation × file system → kernel functions, best candidate first.
+//!
+//! Names differ between kernel versions and compilers inline what they like,
+//! so each role has alternatives. They were read from the sources of Linux
+//! 6.1 to 6.18 and, for aufs, from a 6.1.192 kernel's symbol table.
+
+use unionbench_common::Operation;
+
+/// Whose functions are watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// No union: system calls, tracepoints and the VFS only.
+    None,
+    Overlayfs,
+    Aufs,
+    /// Any union served by a FUSE daemon.
+    Fuse,
+}
+
+impl Family {
+    /// The family of a backend by the name of its kind.
+    pub fn of_backend(kind: &str) -> Self {
+        match kind {
+            "overlayfs" => Self::Overlayfs,
+            "aufs" => Self::Aufs,
+            "bundled" | "fuse_overlayfs" | "unionfs_fuse" | "mergerfs" => Self::Fuse,
+            _ => Self::None,
+        }
+    }
+
+    /// The name in records and tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "any",
+            Self::Overlayfs => "overlayfs",
+            Self::Aufs => "aufs",
+            Self::Fuse => "fuse",
+        }
+    }
+
+    /// Whether a kernel function belongs to the file system, by its name.
+    pub fn owns(self, function: &str) -> bool {
+        let prefixes: &[&str] = match self {
+            Self::None => &[],
+            Self::Overlayfs => &["ovl_"],
+            Self::Aufs => &["aufs_", "au_", "vfsub_"],
+            Self::Fuse => &["fuse_"],
+        };
+        prefixes.iter().any(|prefix| function.starts_with(prefix))
+    }
+}
+
+/// One operation that can be observed by a function's entry and return.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Role {
+    pub operation: Operation,
+    pub family: Family,
+    /// Kernel functions, best first.
+    pub candidates: &'static [&'static str],
+    /// The stem of the names of its programs in the object.
+    pub(super) programs: &'static str,
+}
+
+const fn role(
+    operation: Operation,
+    family: Family,
+    programs: &'static str,
+    candidates: &'static [&'static str],
+) -> Role {
+    Role { operation, family, candidates, programs }
+}
+
+use Family::{Aufs, Fuse, None, Overlayfs};
+use Operation::{
+    CopyUp, CopyUpData, CopyUpMetadata, CopyUpXattr, Fsync, LayersVisited, Lookup, ReaddirMerge,
+    Revalidate, Whiteout,
+};
+
+/// Every role. `LayersVisited` counts entries only.
+pub const ROLES: &[Role] = &[
+    role(Lookup, Overlayfs, "lookup", &["ovl_lookup"]),
+    // Called once for each layer that is asked, and for each component of a
+    // redirect; the others are its callees, where it was inlined.
+    role(
+        LayersVisited,
+        Overlayfs,
+        "layer",
+        &["ovl_lookup_layer", "ovl_lookup_single", "ovl_lookup_positive_unlocked"],
+    ),
+    role(
+        Revalidate,
+        Overlayfs,
+        "revalidate",
+        &["ovl_dentry_revalidate", "ovl_dentry_revalidate_common"],
+    ),
+    // `ovl_copy_up_flags` is entered also when nothing is left to copy, so it
+    // stands last.
+    role(CopyUp, Overlayfs, "copy_up", &["ovl_copy_up_one", "ovl_do_copy_up", "ovl_copy_up_flags"]),
+    role(CopyUpData, Overlayfs, "copy_up_data", &["ovl_copy_up_file", "ovl_copy_up_data"]),
+    role(
+        CopyUpMetadata,
+        Overlayfs,
+        "copy_up_metadata",
+        &["ovl_copy_up_metadata", "ovl_copy_up_inode", "ovl_set_attr"],
+    ),
+    role(CopyUpXattr, Overlayfs, "copy_up_xattr", &["ovl_copy_xattr"]),
+    // `ovl_whiteout` cannot be traced on Debian's kernels.
+    role(Whiteout, Overlayfs, "whiteout", &["ovl_cleanup_and_whiteout", "ovl_whiteout"]),
+    role(
+        ReaddirMerge,
+        Overlayfs,
+        "readdir_merge",
+        &["ovl_dir_read_merged", "ovl_cache_get", "ovl_iterate"],
+    ),
+    role(Lookup, Aufs, "lookup", &["au_lkup_dentry"]),
+    role(LayersVisited, Aufs, "layer", &["vfsub_lookup_one_len"]),
+    role(Revalidate, Aufs, "revalidate", &["aufs_d_revalidate"]),
+    role(CopyUp, Aufs, "copy_up", &["au_sio_cpup_simple"]),
+    role(Whiteout, Aufs, "whiteout", &["au_wh_create", "link_or_create_wh"]),
+    role(ReaddirMerge, Aufs, "readdir_merge", &["au_vdir_init"]),
+    role(Lookup, Fuse, "lookup", &["fuse_lookup"]),
+    role(Revalidate, Fuse, "revalidate", &["fuse_dentry_revalidate"]),
+    role(ReaddirMerge, Fuse, "readdir_merge", &["fuse_readdir"]),
+    role(Fsync, None, "fsync", &["vfs_fsync_range"]),
+];
+
+/// The roles that a session for this family tries: its own, and the VFS's.
+pub(super) fn roles_of(family: Family) -> impl Iterator<Item = &'static Role> {
+    ROLES.iter().filter(move |role| role.family == family || role.family == Family::None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_role_has_candidates_and_stands_once_in_its_family() {
+        for (index, role) in ROLES.iter().enumerate() {
+            assert!(!role.candidates.is_empty(), "{role:?}");
+            let twin =
+                |other: &Role| other.operation == role.operation && other.family == role.family;
+            assert!(!ROLES[index + 1..].iter().any(twin), "{role:?}");
+        }
+    }
+
+    #[test]
+    fn a_function_belongs_to_its_file_system_only() {
+        assert!(Family::Overlayfs.owns("ovl_lookup"));
+        assert!(!Family::Overlayfs.owns("fuse_lookup"));
+        assert!(!Family::None.owns("ovl_lookup"));
+        assert!(Family::Aufs.owns("au_lkup_dentry"));
+        assert!(!Family::Aufs.owns("audit_log"));
+    }
+}

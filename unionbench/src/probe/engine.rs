@@ -1,0 +1,171 @@
+//! The ways of attaching to the kernel, and whether each works here.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+
+use aya::programs::{FEntry, KProbe, PerfEvent, RawTracePoint};
+use aya::{Btf, Ebpf};
+
+use super::{ProbeError, attach, object, sampling};
+use crate::record::EngineStatus;
+
+/// A way of attaching to the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Engine {
+    /// Trampolines at a function's entry and exit; the cheapest. Functions
+    /// built into the kernel only, Linux 5.5.
+    Fentry,
+    /// Breakpoints or ftrace at entry and return; functions of modules too.
+    Kprobe,
+    /// Static tracepoints, raw or by name.
+    Tracepoint,
+    /// Kernel stacks at fixed intervals.
+    Sampling,
+}
+
+impl Engine {
+    pub const ALL: [Self; 4] = [Self::Fentry, Self::Kprobe, Self::Tracepoint, Self::Sampling];
+
+    /// The name in records and tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fentry => "fentry",
+            Self::Kprobe => "kprobe",
+            Self::Tracepoint => "tracepoint",
+            Self::Sampling => "sampling",
+        }
+    }
+
+    /// Attaches one harmless probe and lets it go again.
+    pub fn probe(self) -> Availability {
+        match self.try_once() {
+            Ok(()) => Availability::Available,
+            Err(refusal) => self.explain(&refusal),
+        }
+    }
+
+    fn try_once(self) -> Result<(), Refusal> {
+        let mut ebpf = load().map_err(|error| Refusal::of(&error))?;
+        match self {
+            Self::Fentry => {
+                let btf = Btf::from_sys_fs().map_err(|error| Refusal::of(&error))?;
+                let program: &mut FEntry = attach::program(&mut ebpf, "fsync_fentry")?;
+                program.load("vfs_fsync_range", &btf).map_err(|error| Refusal::of(&error))?;
+                program.attach().map_err(|error| Refusal::of(&error))?;
+            }
+            Self::Kprobe => {
+                let program: &mut KProbe = attach::program(&mut ebpf, "fsync_kprobe")?;
+                program.load().map_err(|error| Refusal::of(&error))?;
+                program.attach("vfs_fsync_range", 0).map_err(|error| Refusal::of(&error))?;
+            }
+            Self::Tracepoint => {
+                let program: &mut RawTracePoint = attach::program(&mut ebpf, "sys_enter")?;
+                program.load().map_err(|error| Refusal::of(&error))?;
+                program.attach("sys_enter").map_err(|error| Refusal::of(&error))?;
+            }
+            Self::Sampling => {
+                let program: &mut PerfEvent = attach::program(&mut ebpf, "sample")?;
+                sampling::attach(program, sampling::DEFAULT_HERTZ)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn explain(self, refusal: &Refusal) -> Availability {
+        let remedy = match (self, refusal.errno) {
+            _ if !object::is_embedded() => "build with probes: `cargo xtask build`",
+            (Self::Fentry, Some(libc::EPERM))
+            | (Self::Kprobe, Some(libc::EPERM | libc::EACCES)) => {
+                "run as root; if you are, this kernel's policy forbids function probes: measure in the lab instead"
+            }
+            (Self::Kprobe, Some(libc::ENOENT)) => {
+                "this kernel has no kprobes (CONFIG_KPROBES): measure in the lab, or boot a distribution's kernel"
+            }
+            (Self::Fentry, _) => {
+                "boot a kernel with CONFIG_DEBUG_INFO_BTF and ftrace, or rely on kprobe"
+            }
+            (_, Some(libc::EPERM | libc::EACCES)) => "run as root, or with CAP_BPF and CAP_PERFMON",
+            _ => "boot a kernel built with CONFIG_BPF_EVENTS",
+        };
+        Availability::Unavailable {
+            errno: refusal.errno,
+            reason: refusal.reason.clone(),
+            remedy: remedy.to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Whether an engine works on this machine, for this user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Availability {
+    Available,
+    Unavailable { errno: Option<i32>, reason: String, remedy: String },
+}
+
+impl Availability {
+    /// The form in which it is stored.
+    pub fn into_record(self, engine: Engine) -> EngineStatus {
+        let engine = engine.name().to_owned();
+        match self {
+            Self::Available => EngineStatus {
+                engine,
+                available: true,
+                errno: None,
+                reason: String::new(),
+                remedy: String::new(),
+            },
+            Self::Unavailable { errno, reason, remedy } => {
+                EngineStatus { engine, available: false, errno, reason, remedy }
+            }
+        }
+    }
+}
+
+/// What the kernel, or the library, said when it refused one probe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub errno: Option<i32>,
+    pub reason: String,
+}
+
+impl Refusal {
+    /// Reads errno from whatever I/O error lies at the bottom. The verifier's
+    /// log, which can be long, is left out.
+    pub fn of(error: &(dyn StdError + 'static)) -> Self {
+        let mut errno = None;
+        let mut reason = String::new();
+        let mut next = Some(error);
+        while let Some(error) = next {
+            if let Some(io_error) = error.downcast_ref::<io::Error>() {
+                errno = io_error.raw_os_error();
+            }
+            let text = error.to_string();
+            let (text, log) = text.split_once("Verifier output:").unwrap_or((&text, ""));
+            let text = text.trim().trim_end_matches('.');
+            tracing::debug!(log, "the verifier's log");
+            if !reason.contains(text) {
+                reason.push_str(if reason.is_empty() { "" } else { ": " });
+                reason.push_str(text);
+            }
+            next = error.source();
+        }
+        Self { errno, reason }
+    }
+
+    pub fn because(reason: impl Into<String>) -> Self {
+        Self { errno: None, reason: reason.into() }
+    }
+}
+
+/// The object with its maps made, no program loaded yet.
+pub(super) fn load() -> Result<Ebpf, ProbeError> {
+    let bytes = object::bytes().ok_or(ProbeError::NotBuilt)?;
+    Ebpf::load(bytes).map_err(|error| ProbeError::Load(Box::new(error)))
+}

@@ -1,0 +1,3 @@
+//! What needs root and the kernel: probes and mounts.
+
+mod probes;

@@ -1,0 +1,152 @@
+//! Probes on this kernel. Each test says so when it cannot run here.
+
+use std::sync::mpsc;
+use std::thread;
+
+use unionbench::probe::{self, Availability, Engine, Family, Request, Session, Watch};
+
+/// A session, or none after saying why this machine has none.
+fn open(test: &str, request: &Request) -> Option<Session> {
+    if !probe::is_embedded() {
+        eprintln!("skipped {test}: built without probes, use `cargo xtask test`");
+        return None;
+    }
+    if let Availability::Unavailable { reason, .. } = Engine::Tracepoint.probe() {
+        eprintln!("skipped {test}: tracepoints are refused: {reason}");
+        return None;
+    }
+    Some(Session::open(request).expect("tracepoints work here"))
+}
+
+const PLAIN: Request = Request { family: Family::None, functions: false, sampling_hertz: None };
+
+fn thread_id() -> u32 {
+    rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned()
+}
+
+/// One `readlinkat` each, which nothing else in this process makes.
+fn issue(calls: usize) {
+    for _ in 0..calls {
+        rustix::fs::readlink("/proc/self", Vec::new()).expect("procfs is mounted");
+    }
+}
+
+#[test]
+fn syscalls_of_a_phase_equal_those_issued_exactly() {
+    let Some(mut session) = open("syscalls_of_a_phase", &PLAIN) else { return };
+    for calls in [1, 1000, 0, 12_345] {
+        session.begin(Watch::Threads(&[thread_id()])).expect("maps can be written");
+        issue(calls);
+        let seen = session.end().expect("maps can be read");
+        assert_eq!(seen.syscalls("readlinkat"), calls as u64);
+        if calls > 0 {
+            let histogram = seen.histogram("syscall:readlinkat").expect("it is timed");
+            assert_eq!(histogram.count, calls as u64);
+            let in_buckets: u64 = histogram.buckets.iter().map(|(_, _, count)| count).sum();
+            assert_eq!(in_buckets, calls as u64);
+            assert!(histogram.min > 0 && histogram.min <= histogram.max);
+            assert!(histogram.sum >= histogram.min * histogram.count);
+            assert!(histogram.sum <= histogram.max * histogram.count);
+        }
+        assert!(seen.losses.is_zero(), "{:?}", seen.losses);
+    }
+}
+
+/// A thread that issues calls when told to, and tells its id first.
+fn worker() -> (u32, mpsc::Sender<usize>, mpsc::Receiver<u32>, thread::JoinHandle<()>) {
+    let (orders, ordered) = mpsc::channel::<usize>();
+    let (reports, reported) = mpsc::channel();
+    let handle = thread::spawn(move || {
+        reports.send(thread_id()).expect("the test listens");
+        for calls in ordered {
+            issue(calls);
+            reports.send(0).expect("the test listens");
+        }
+    });
+    let id = reported.recv().expect("the worker tells its id");
+    (id, orders, reported, handle)
+}
+
+#[test]
+fn only_the_named_threads_count() {
+    let Some(mut session) = open("only_the_named_threads", &PLAIN) else { return };
+    let (watched, watched_orders, watched_done, watched_handle) = worker();
+    let (_, other_orders, other_done, other_handle) = worker();
+    session.begin(Watch::Threads(&[watched])).expect("maps can be written");
+    watched_orders.send(700).expect("the worker lives");
+    other_orders.send(900).expect("the worker lives");
+    issue(50);
+    watched_done.recv().expect("the worker answers");
+    other_done.recv().expect("the worker answers");
+    let seen = session.end().expect("maps can be read");
+    assert_eq!(seen.syscalls("readlinkat"), 700);
+    drop((watched_orders, other_orders));
+    watched_handle.join().expect("the worker ends well");
+    other_handle.join().expect("the worker ends well");
+}
+
+#[test]
+fn a_whole_process_counts_but_not_its_children() {
+    let Some(mut session) = open("a_whole_process", &PLAIN) else { return };
+    let mut child = std::process::Command::new("/bin/sh")
+        .args([
+            "-c",
+            "read go; for i in 1 2 3 4 5; do read x </dev/null; /bin/readlink /proc/self >&2; done",
+        ])
+        .stdin(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("a shell is here");
+    session.begin(Watch::Process(child.id())).expect("maps can be written");
+    drop(child.stdin.take());
+    child.wait().expect("the shell ends");
+    let seen = session.end().expect("maps can be read");
+    // The shell's first `read` may have begun before the phase.
+    assert!((5..=6).contains(&seen.syscalls("read")), "{:?}", seen.counters);
+    assert_eq!(seen.syscalls("readlinkat") + seen.syscalls("readlink"), 0);
+}
+
+#[test]
+fn a_phase_that_was_given_up_is_not_counted() {
+    let Some(mut session) = open("a_phase_given_up", &PLAIN) else { return };
+    session.begin(Watch::Threads(&[thread_id()])).expect("maps can be written");
+    issue(33);
+    session.begin(Watch::Threads(&[thread_id()])).expect("maps can be written");
+    issue(5);
+    let seen = session.end().expect("maps can be read");
+    assert_eq!(seen.syscalls("readlinkat"), 5);
+}
+
+#[test]
+fn samples_name_the_functions_of_the_workload() {
+    let request = Request { sampling_hertz: Some(1999), ..PLAIN };
+    let Some(mut session) = open("samples", &request) else { return };
+    if let Availability::Unavailable { reason, .. } = Engine::Sampling.probe() {
+        eprintln!("skipped samples: {reason}");
+        return;
+    }
+    session.begin(Watch::Threads(&[thread_id()])).expect("maps can be written");
+    let end = std::time::Instant::now() + std::time::Duration::from_millis(300);
+    while std::time::Instant::now() < end {
+        issue(100);
+    }
+    let seen = session.end().expect("maps can be read");
+    let sampling = seen.sampling.expect("sampling is attached");
+    assert!(sampling.n > 50, "{} samples in 0.3 s", sampling.n);
+    let named = |part: &str| sampling.functions.iter().any(|f| f.function.contains(part));
+    assert!(named("readlink"), "{:?}", sampling.functions);
+    assert_eq!(sampling.in_file_system, 0, "no union was used");
+}
+
+#[test]
+fn every_probe_says_what_became_of_it() {
+    let Some(session) = open("every_probe_says", &Request::everything(Family::Overlayfs)) else {
+        return;
+    };
+    let status = session.status();
+    for wanted in ["syscall", "lookup", "layers_visited", "copy_up", "whiteout", "sampling"] {
+        let found = status.iter().find(|probe| probe.operation == wanted);
+        let found = found.unwrap_or_else(|| panic!("{wanted} is missing"));
+        assert!(found.attached == found.reason.is_empty(), "{found:?}");
+    }
+}
