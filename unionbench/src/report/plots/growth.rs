@@ -49,7 +49,9 @@ fn chart(analysis: &Analysis<'_>, series: &[&Series]) -> Chart {
 }
 
 fn curve(series: &Series, unit: LatencyUnit) -> Curve {
-    let xs = series.points.iter().map(|p| p.0);
+    // A straight line needs its two ends only.
+    let ends = [series.points.first(), series.points.last()];
+    let xs = ends.into_iter().flatten().map(|p| p.0);
     let (law, fit) = if is_size(&series.key) {
         let law = fit::power_law(&series.points);
         let at = |x: f64| law.map(|l| (x, l.factor * x.powf(l.exponent)));
