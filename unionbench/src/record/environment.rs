@@ -42,7 +42,8 @@ pub struct Host {
 }
 
 /// The virtual machine of the lab. Figures of two records are comparable only
-/// if all of this but `console_log` and `wall_ms` is equal.
+/// if mode, QEMU, machine, processor, accelerator, memory and command line are
+/// equal; where kernel or program differ, the difference is theirs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Lab {

@@ -63,6 +63,33 @@ pub struct Record {
     pub warnings: Vec<String>,
 }
 
+impl Record {
+    /// The backend of `cell` is the control.
+    pub fn is_control(&self, cell: &Cell) -> bool {
+        self.backends.iter().any(|b| b.control && b.name == cell.backend)
+    }
+
+    /// The control's cell at the coordinates of `cell`: same phase, stack and
+    /// backing, and same parameters but for those of the backend itself. Absent
+    /// for the control's own cells, and if the control has no valid one there.
+    pub fn control_of(&self, cell: &Cell) -> Option<&Cell> {
+        let is_control_there = |other: &&Cell| {
+            self.is_control(other)
+                && other.status == CellStatus::Ok
+                && other.phase == cell.phase
+                && other.stack == cell.stack
+                && other.backing.kind == cell.backing.kind
+                && shared(&other.params).eq(shared(&cell.params))
+        };
+        if self.is_control(cell) { None } else { self.cells.iter().find(is_control_there) }
+    }
+}
+
+/// Parameters that are not a backend's own.
+fn shared(params: &Params) -> impl Iterator<Item = (&String, &ParamValue)> {
+    params.iter().filter(|(key, _)| !key.starts_with("backend"))
+}
+
 /// The scenario as it was read.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

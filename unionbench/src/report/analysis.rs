@@ -8,7 +8,7 @@
 use hdrhistogram::Histogram;
 
 use super::ReportError;
-use crate::record::{Cell, CellStatus, Losses, ParamValue, Params, Record, Round};
+use crate::record::{Cell, CellStatus, Losses, ParamValue, Record, Round};
 use crate::stats::bootstrap::{self, Estimate, Settings};
 use crate::stats::hdr;
 use crate::unit::Bytes;
@@ -153,13 +153,11 @@ fn row<'a>(
     all: &[CellRounds],
 ) -> Result<Row<'a>, ReportError> {
     let settings = Settings { seed: record.seed, ..Settings::default() };
-    let is_control = is_control(record, cell);
     let control = record
-        .cells
-        .iter()
-        .zip(all)
-        .find(|(other, _)| is_control_of(record, other, cell))
-        .filter(|_| !is_control && cell.status == CellStatus::Ok);
+        .control_of(cell)
+        .filter(|_| cell.status == CellStatus::Ok)
+        .and_then(|control| record.cells.iter().position(|c| c.id == control.id))
+        .map(|index| &all[index]);
     let histogram = hdr::merge(own.main()).map_err(|source| ReportError::Histogram {
         cell: cell.id.clone(),
         round: 0,
@@ -167,39 +165,17 @@ fn row<'a>(
     })?;
     Ok(Row {
         cell,
-        is_control,
+        is_control: record.is_control(cell),
         with_probes: own.without_probes.is_empty() && !own.with_probes.is_empty(),
         histogram,
         ratio: control
-            .filter(|(_, rounds)| rounds.without_probes.is_empty() == own.without_probes.is_empty())
-            .and_then(|(_, rounds)| {
-                bootstrap::ratio_of_medians(own.main(), rounds.main(), settings)
-            }),
+            .filter(|rounds| rounds.without_probes.is_empty() == own.without_probes.is_empty())
+            .and_then(|rounds| bootstrap::ratio_of_medians(own.main(), rounds.main(), settings)),
         probes_cost: bootstrap::ratio_of_medians(&own.with_probes, &own.without_probes, settings),
         syscalls: syscalls(cell),
         copy_ups: copy_ups(cell),
         losses: losses(cell),
     })
-}
-
-fn is_control(record: &Record, cell: &Cell) -> bool {
-    record.backends.iter().any(|b| b.control && b.name == cell.backend)
-}
-
-/// `other` is the control at the coordinates of `cell`: same phase, stack and
-/// backing, and same parameters but for those of the backend itself.
-fn is_control_of(record: &Record, other: &Cell, cell: &Cell) -> bool {
-    is_control(record, other)
-        && other.status == CellStatus::Ok
-        && other.phase == cell.phase
-        && other.stack == cell.stack
-        && other.backing.kind == cell.backing.kind
-        && shared_params(&other.params) == shared_params(&cell.params)
-}
-
-/// Parameters that are not a backend's own.
-fn shared_params(params: &Params) -> Vec<(&String, &ParamValue)> {
-    params.iter().filter(|(key, _)| !key.starts_with("backend")).collect()
 }
 
 /// Buckets of one system call, gathered over rounds.

@@ -12,6 +12,9 @@ use crate::stats::fit;
 /// Fewest distinct values of a parameter that a line is fitted to.
 const MIN_POINTS: usize = 3;
 
+/// Below this many rounds an interval is too narrow to be relied on.
+const FEW_ROUNDS: usize = 5;
+
 /// Points (parameter, median) of one backend in one phase, ascending, while
 /// all other parameters stay the same.
 #[derive(Debug, Clone, PartialEq)]
@@ -124,6 +127,12 @@ pub fn probes_cost(analysis: &Analysis<'_>) -> Vec<String> {
 pub fn warnings(analysis: &Analysis<'_>) -> Vec<String> {
     let record = analysis.record;
     let mut lines = record.warnings.clone();
+    let fewest = analysis.rows.iter().filter_map(|row| row.ratio.map(|r| r.n_rounds)).min();
+    if let Some(n) = fewest.filter(|n| *n < FEW_ROUNDS) {
+        lines.push(format!(
+            "some ratios rest on {n} rounds: their intervals know little of the scatter between rounds; use --rounds {FEW_ROUNDS} or more"
+        ));
+    }
     for backend in &record.backends {
         if let Availability::Unsupported { reason } = &backend.availability {
             lines.push(format!("{} is unsupported here: {reason}", backend.name));

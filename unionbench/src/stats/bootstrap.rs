@@ -51,21 +51,37 @@ pub fn ratio_of_medians(
     control: &[Histogram<u64>],
     settings: Settings,
 ) -> Option<Estimate> {
-    let (treated, control) = (Pool::new(treated)?, Pool::new(control)?);
-    let value = ratio(treated.median(), control.median())?;
+    quotient_of_medians(&[treated], &[control], settings)
+}
+
+/// The product of the medians above over the product of those below, each of
+/// the rounds of one cell: a ratio of ratios is two above and two below.
+/// Absent if one of them holds no sample or a median below is zero.
+pub fn quotient_of_medians(
+    above: &[&[Histogram<u64>]],
+    below: &[&[Histogram<u64>]],
+    settings: Settings,
+) -> Option<Estimate> {
+    let pools = |side: &[&[Histogram<u64>]]| -> Option<Vec<Pool>> {
+        side.iter().map(|rounds| Pool::new(rounds)).collect()
+    };
+    let (above, below) = (pools(above)?, pools(below)?);
+    let product = |side: &[Pool]| -> f64 { side.iter().map(|pool| pool.median() as f64).product() };
+    let value = ratio(product(&above), product(&below))?;
     let mut rng = Pcg64Mcg::seed_from_u64(settings.seed);
+    let mut resampled = |side: &[Pool]| -> f64 {
+        side.iter().map(|pool| pool.resampled_median(&mut rng) as f64).product()
+    };
     let mut ratios: Vec<f64> = (0..settings.n_resamples)
-        .filter_map(|_| {
-            ratio(treated.resampled_median(&mut rng), control.resampled_median(&mut rng))
-        })
+        .filter_map(|_| ratio(resampled(&above), resampled(&below)))
         .collect();
-    let n_rounds = treated.n_rounds().min(control.n_rounds());
+    let n_rounds = above.iter().chain(&below).map(Pool::n_rounds).min().unwrap_or(0);
     let (low, high) = percentile_interval(&mut ratios, settings.confidence)?;
     Some(Estimate { value, low, high, n_rounds })
 }
 
-fn ratio(treated: u64, control: u64) -> Option<f64> {
-    (control > 0).then(|| treated as f64 / control as f64)
+fn ratio(above: f64, below: f64) -> Option<f64> {
+    (below > 0.0).then(|| above / below)
 }
 
 /// The middle `confidence` of `values`.
