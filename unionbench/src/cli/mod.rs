@@ -2,6 +2,7 @@
 //! and in the modules below, nowhere else: results on stdout, talk on stderr.
 
 mod clean;
+mod compare;
 mod doctor;
 mod dry_run;
 mod exit;
@@ -38,6 +39,8 @@ enum Command {
     Doctor(doctor::Args),
     /// Removes what killed runs left behind, and nothing else
     Clean(clean::Args),
+    /// Tells which cells of two records became slower or faster
+    Compare(compare::Args),
     /// Boots a kernel and runs a command in it, counted to the instruction
     Lab(lab::Args),
     #[command(hide = true)]
@@ -45,7 +48,8 @@ enum Command {
 }
 
 /// Parses the command line, runs the subcommand and gives its exit code: 0
-/// done, 1 error, 2 usage, 5 unsupported here, 130 interrupted.
+/// done, 1 error, 2 usage, 3 regression, 4 inconclusive, 5 unsupported here, 130
+/// interrupted.
 pub fn main() -> ExitCode {
     start_log();
     let result = match Cli::parse().command {
@@ -54,6 +58,7 @@ pub fn main() -> ExitCode {
         Command::Validate(args) => validate::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Clean(args) => clean::run(&args),
+        Command::Compare(args) => compare::run(&args),
         Command::Lab(args) => lab::run(args),
         Command::LabSelftest(args) => lab_selftest::run(&args),
     };

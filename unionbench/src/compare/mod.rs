@@ -7,6 +7,8 @@
 //! at 1 - 0.05/m for m cells, after Bonferroni), so that many cells do not mean
 //! many false alarms.
 
+mod text;
+
 use hdrhistogram::Histogram;
 
 use crate::record::{Cell, CellStatus, Lab, Record};

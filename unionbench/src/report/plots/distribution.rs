@@ -34,14 +34,14 @@ fn of_phase(analysis: &Analysis<'_>, phase: &str) -> Vec<Chart> {
         name: file_name(&format!("{phase}-percentiles")),
         title: format!("{phase}: latency by percentile ({place})"),
         x: Axis::rarity("percentile p, drawn at 1/(1 - p)", n),
-        y: Axis::latency("latency", &values, unit, false),
+        y: Axis::latency("latency", &values, unit, true),
         curves: rows.iter().map(|row| curve(row, percentile_steps(row))).collect(),
         legend_low: false,
     };
     let ecdf = Chart {
         name: file_name(&format!("{phase}-ecdf")),
         title: format!("{phase}: share of operations within a latency ({place})"),
-        x: Axis::latency("latency", &values, unit, false),
+        x: Axis::latency("latency", &values, unit, true),
         y: Axis::share("share of operations"),
         curves: rows.iter().map(|row| curve(row, ecdf_steps(row))).collect(),
         legend_low: true,
