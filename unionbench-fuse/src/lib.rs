@@ -1,1 +1,42 @@
+//! A read-write union file system in user space whose layers are
+//! format-compatible with kernel overlayfs.
+//!
+//! The flow of one request: `session` decodes what the kernel asks, calls one
+//! operation of [`Union`] (one file per verb: `lookup`, `readdir`, `create`,
+//! `remove`, `rename`, `attr`, `file`, `xattr`), and replies. Operations find
+//! objects by `node` (what the kernel knows) and `index` (what a merged
+//! directory holds), reach the layers through `layer`, and bring lower objects
+//! into the upper layer by `copy_up`.
+//!
+//! Locks, in the order they are taken: `Union::tree` (shared by every
+//! operation, exclusive for the rename of a directory, because a node's upper
+//! path is the chain of its parents' names), a node's `copying`, a directory's
+//! `index`, a node's `state`. The kernel holds the parent's own lock during
+//! every operation that changes a directory, so two changes of one directory
+//! never meet here.
 
+mod attr;
+mod copy_up;
+mod counters;
+mod create;
+mod file;
+mod index;
+mod layer;
+mod lookup;
+mod node;
+mod options;
+mod origin;
+mod readdir;
+mod remove;
+mod rename;
+mod session;
+mod sys;
+mod union;
+mod whiteout;
+mod xattr;
+
+pub use counters::Counters;
+pub use options::{DataMode, MountOptions, OptionsError};
+pub use session::{Mounted, mount, serve};
+pub use sys::probe_points::{unionbench_copy_up_begin, unionbench_copy_up_end};
+pub use union::{MountError, Union};

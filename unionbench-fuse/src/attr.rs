@@ -1,0 +1,130 @@
+//! Attributes: where an object really is, what it shows, and changes to it.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustix::fs::{OFlags, Stat, Timespec, Timestamps};
+use rustix::io::Errno;
+
+use crate::copy_up::Data;
+use crate::layer::At;
+use crate::node::{Node, ROOT};
+use crate::union::Union;
+
+/// Where a node's attributes are kept.
+pub(crate) enum Spot {
+    In(u16, PathBuf),
+    /// A dead node, reached through a descriptor still open.
+    Open(Arc<OwnedFd>),
+}
+
+impl Spot {
+    pub(crate) fn at<'a>(&'a self, union: &'a Union) -> At<'a> {
+        match self {
+            Self::In(layer, path) => union.layers[usize::from(*layer)].at(path),
+            Self::Open(fd) => At::of_fd(fd.as_fd()),
+        }
+    }
+}
+
+/// A change of attributes; none leaves a field alone.
+#[derive(Debug, Default)]
+pub(crate) struct Change {
+    pub(crate) mode: Option<u32>,
+    pub(crate) uid: Option<u32>,
+    pub(crate) gid: Option<u32>,
+    pub(crate) size: Option<u64>,
+    pub(crate) atime: Option<Timespec>,
+    pub(crate) mtime: Option<Timespec>,
+}
+
+/// The kernel's "leave this time alone".
+pub(crate) const OMIT: Timespec = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
+
+impl Union {
+    pub(crate) fn spot(&self, node: &Node) -> Result<Spot, Errno> {
+        let (dead, upper, place) = {
+            let state = node.state.lock();
+            let dead = state.aliases.is_empty() && node.ino != ROOT;
+            let own = if state.metacopy { state.lowers.last() } else { state.lowers.first() };
+            (dead, state.upper, own.cloned())
+        };
+        if dead && let Some(fd) = node.open_fd() {
+            return Ok(Spot::Open(fd));
+        }
+        match place {
+            Some(place) if !upper => Ok(Spot::In(place.layer, place.path.to_path_buf())),
+            _ => Ok(Spot::In(0, node.upper_path().ok_or(Errno::NOENT)?)),
+        }
+    }
+
+    /// The node's attributes as the union shows them.
+    pub(crate) fn stat(&self, node: &Node) -> Result<Stat, Errno> {
+        let mut stat = self.spot(node)?.at(self).stat()?;
+        stat.st_ino = node.ino;
+        let state = node.state.lock();
+        if node.is_dir() {
+            // As overlayfs does: links of a merged directory are not counted.
+            if !state.lowers.is_empty() {
+                stat.st_nlink = 1;
+            }
+        } else if state.metacopy
+            && let Some(data) = state.lowers.first()
+        {
+            stat.st_blocks = self.place(data).stat()?.st_blocks;
+        }
+        if state.aliases.is_empty() && node.ino != ROOT && !state.upper {
+            stat.st_nlink = 0;
+        }
+        Ok(stat)
+    }
+
+    pub(crate) fn change(&self, node: &Arc<Node>, change: &Change) -> Result<Stat, Errno> {
+        self.check_writable()?;
+        let _tree = self.shared();
+        self.copy_up(
+            node,
+            match change.size {
+                Some(size) => Data::UpTo(size),
+                None if self.metacopy => Data::None,
+                None => Data::All,
+            },
+        )?;
+        let spot = self.spot(node)?;
+        let at = spot.at(self);
+        if let Some(size) = change.size {
+            rustix::fs::ftruncate(at.open(OFlags::WRONLY)?, size)?;
+        }
+        if change.uid.is_some() || change.gid.is_some() {
+            at.chown(change.uid, change.gid)?;
+        }
+        if let Some(mode) = change.mode {
+            at.chmod(mode)?;
+        }
+        if change.atime.is_some() || change.mtime.is_some() {
+            at.set_times(&Timestamps {
+                last_access: change.atime.unwrap_or(OMIT),
+                last_modification: change.mtime.unwrap_or(OMIT),
+            })?;
+        }
+        self.stat(node)
+    }
+
+    pub(crate) fn read_link(&self, node: &Node) -> Result<Vec<u8>, Errno> {
+        let _tree = self.shared();
+        let spot = self.spot(node)?;
+        let at = spot.at(self);
+        Ok(rustix::fs::readlinkat(at.dir, at.path, Vec::new())?.into_bytes())
+    }
+
+    /// Flushes the upper part of a directory; lower parts never change.
+    pub(crate) fn sync_dir(&self, node: &Node) -> Result<(), Errno> {
+        let _tree = self.shared();
+        if !node.in_upper() {
+            return Ok(());
+        }
+        let path = node.upper_path().ok_or(Errno::NOENT)?;
+        rustix::fs::fsync(self.upper(&path).open(OFlags::RDONLY | OFlags::DIRECTORY)?)
+    }
+}

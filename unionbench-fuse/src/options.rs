@@ -1,0 +1,247 @@
+//! What a mount is asked for: layers, and how file data travels.
+
+use std::path::PathBuf;
+
+/// How file data reaches the reader.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DataMode {
+    /// Through the page cache of the FUSE mount.
+    #[default]
+    Cached,
+    /// By the kernel straight from the layer where that is possible (upper
+    /// files, and every file of a read-only mount), else as `Cached`. Needs
+    /// `CAP_SYS_ADMIN` and Linux 6.9.
+    Passthrough,
+}
+
+/// The layers and modes of one mount.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MountOptions {
+    /// Lower layers, topmost first; never empty in parsed options unless the
+    /// upper layer stands alone.
+    pub lower: Vec<PathBuf>,
+    /// The layer that takes every write; none means a read-only union.
+    pub upper: Option<PathBuf>,
+    /// A folder on the file system of `upper`, for unfinished objects. With
+    /// aufs-style options it is `<upper>.work` beside the upper layer.
+    pub work: Option<PathBuf>,
+    /// Refuse writes even though there is an upper layer.
+    pub read_only: bool,
+    /// Marks live under `user.overlay.` instead of `trusted.overlay.`.
+    pub userxattr: bool,
+    /// Let other users than the mounting one in.
+    pub allow_other: bool,
+    /// How file data travels.
+    pub data: DataMode,
+    /// Threads that serve requests; 0 means `min(4, cores)`.
+    pub threads: usize,
+    /// Leave out the flush to disk of each copied-up file.
+    pub volatile: bool,
+    /// Copy attributes alone when only they change. As with the kernel's
+    /// option, such an upper layer is only read right where it is on too.
+    pub metacopy: bool,
+}
+
+/// Why options were refused.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum OptionsError {
+    /// An option nobody knows.
+    #[error("cannot read mount option {0:?}: use lowerdir=, upperdir=, workdir= or dirs=")]
+    Unknown(String),
+    /// Neither lower nor upper layers.
+    #[error("cannot mount a union of nothing: give lowerdir= or dirs=")]
+    NoLayer,
+    /// An upper layer needs a work folder.
+    #[error("cannot mount upperdir {0:?} without workdir=: name a folder on the same file system")]
+    NoWork(PathBuf),
+    /// A work folder without an upper layer does nothing.
+    #[error("cannot use workdir {0:?} without upperdir=: add it or leave both out")]
+    NoUpper(PathBuf),
+    /// Only the leftmost writable branch takes writes.
+    #[error("cannot use {0:?} as a second writable branch: mark it =ro")]
+    SecondWritable(PathBuf),
+    /// A writable branch under a read-only one would hide what is written.
+    #[error("cannot write to branch {0:?} below a read-only one: put it first")]
+    WritableBelow(PathBuf),
+    /// A branch mode nobody knows.
+    #[error("cannot read branch mode {0:?}: use rw, ro or rr")]
+    Mode(String),
+    /// A value that is not one of those allowed.
+    #[error("cannot read {value:?} as {option}: use {allowed}")]
+    Value {
+        /// The option's name.
+        option: &'static str,
+        /// What was given.
+        value: String,
+        /// What may be given.
+        allowed: &'static str,
+    },
+}
+
+impl MountOptions {
+    /// Reads a `-o` string: overlay's `lowerdir=a:b,upperdir=u,workdir=w`, or
+    /// aufs' `dirs=a=rw:b=ro` (also `br:`), whose first branch is writable
+    /// unless it says otherwise. A backslash takes the next `,` or `:` as part
+    /// of a name. Options of the kernel that change nothing here (`index=`,
+    /// `xino=`, `redirect_dir=`, `nfs_export=`, generic mount flags) are accepted.
+    pub fn parse(text: &str) -> Result<Self, OptionsError> {
+        let mut options = Self::default();
+        for item in split(text, ',').iter().filter(|item| !item.is_empty()) {
+            options.apply(item)?;
+        }
+        options.check()?;
+        Ok(options)
+    }
+
+    fn apply(&mut self, item: &str) -> Result<(), OptionsError> {
+        let (key, value) = item.split_once('=').unwrap_or((item, ""));
+        match key {
+            "lowerdir" => {
+                self.lower.extend(split(value, ':').iter().filter(|p| !p.is_empty()).map(unescape));
+            }
+            "lowerdir+" => self.lower.push(unescape(value)),
+            "upperdir" => self.upper = Some(unescape(value)),
+            "workdir" => self.work = Some(unescape(value)),
+            "dirs" => self.branches(value)?,
+            "metacopy" => self.metacopy = value != "off",
+            "ro" => self.read_only = true,
+            "userxattr" => self.userxattr = true,
+            "allow_other" => self.allow_other = true,
+            "volatile" => self.volatile = true,
+            "data" => self.data = data_mode(value)?,
+            "threads" => {
+                self.threads = value.parse().map_err(|_| OptionsError::Value {
+                    option: "threads",
+                    value: value.to_owned(),
+                    allowed: "a whole number",
+                })?;
+            }
+            _ if item.starts_with("br:") => self.branches(&item[3..])?,
+            "index"
+            | "xino"
+            | "redirect_dir"
+            | "nfs_export"
+            | "uuid"
+            | "rw"
+            | "suid"
+            | "nosuid"
+            | "dev"
+            | "nodev"
+            | "exec"
+            | "noexec"
+            | "atime"
+            | "noatime"
+            | "relatime"
+            | "default_permissions"
+            | "defaults" => {}
+            _ => return Err(OptionsError::Unknown(item.to_owned())),
+        }
+        Ok(())
+    }
+
+    fn branches(&mut self, value: &str) -> Result<(), OptionsError> {
+        for (idx, branch) in split(value, ':').iter().filter(|p| !p.is_empty()).enumerate() {
+            let (path, mode) = match branch.rsplit_once('=') {
+                Some((path, mode)) => (unescape(path), mode),
+                None => (unescape(branch), if idx == 0 { "rw" } else { "ro" }),
+            };
+            // aufs lets `+` join attributes to a mode, as in `ro+wh`.
+            match mode.split('+').next().unwrap_or(mode) {
+                "ro" | "rr" => self.lower.push(path),
+                "rw" if self.upper.is_some() => return Err(OptionsError::SecondWritable(path)),
+                "rw" if !self.lower.is_empty() => return Err(OptionsError::WritableBelow(path)),
+                "rw" => {
+                    let mut work = path.components().as_path().as_os_str().to_owned();
+                    work.push(".work");
+                    self.work.get_or_insert(PathBuf::from(work));
+                    self.upper = Some(path);
+                }
+                _ => return Err(OptionsError::Mode(mode.to_owned())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses combinations that no mount could serve.
+    pub fn check(&self) -> Result<(), OptionsError> {
+        match (&self.upper, &self.work) {
+            (Some(upper), None) => Err(OptionsError::NoWork(upper.clone())),
+            (None, Some(work)) => Err(OptionsError::NoUpper(work.clone())),
+            (None, None) if self.lower.is_empty() => Err(OptionsError::NoLayer),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn data_mode(value: &str) -> Result<DataMode, OptionsError> {
+    match value {
+        "cached" => Ok(DataMode::Cached),
+        "passthrough" => Ok(DataMode::Passthrough),
+        _ => Err(OptionsError::Value {
+            option: "data",
+            value: value.to_owned(),
+            allowed: "cached or passthrough",
+        }),
+    }
+}
+
+/// Splits at `separator` where no backslash precedes it; escapes stay.
+fn split(text: &str, separator: char) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    let mut escaped = false;
+    for c in text.chars() {
+        if c == separator && !escaped {
+            parts.push(String::new());
+            continue;
+        }
+        escaped = c == '\\' && !escaped;
+        if let Some(last) = parts.last_mut() {
+            last.push(c);
+        }
+    }
+    parts
+}
+
+fn unescape(text: impl AsRef<str>) -> PathBuf {
+    let mut out = String::new();
+    let mut chars = text.as_ref().chars();
+    while let Some(c) = chars.next() {
+        out.extend(if c == '\\' { chars.next() } else { Some(c) });
+    }
+    PathBuf::from(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overlay_style_names_layers_topmost_first() {
+        let o = MountOptions::parse("lowerdir=a:b\\:c,upperdir=u\\,v,workdir=w").unwrap();
+        assert_eq!(o.lower, [PathBuf::from("a"), PathBuf::from("b:c")]);
+        assert_eq!(o.upper, Some("u,v".into()));
+        assert_eq!(o.work, Some("w".into()));
+    }
+
+    #[test]
+    fn aufs_style_makes_the_first_branch_writable() {
+        for text in ["dirs=./a=rw:./b=ro", "dirs=./a:./b", "br:./a:./b=ro+wh"] {
+            let o = MountOptions::parse(text).unwrap();
+            assert_eq!(o.upper, Some("./a".into()), "{text}");
+            assert_eq!(o.work, Some("./a.work".into()), "{text}");
+            assert_eq!(o.lower, [PathBuf::from("./b")], "{text}");
+        }
+        assert_eq!(MountOptions::parse("dirs=a=ro:b=ro").unwrap().upper, None);
+    }
+
+    #[test]
+    fn what_cannot_be_served_is_refused() {
+        let refused = |text| MountOptions::parse(text).unwrap_err();
+        assert_eq!(refused(""), OptionsError::NoLayer);
+        assert_eq!(refused("lowerdir=a,upperdir=u"), OptionsError::NoWork("u".into()));
+        assert_eq!(refused("lowerdir=a,workdir=w"), OptionsError::NoUpper("w".into()));
+        assert_eq!(refused("dirs=a=rw:b=rw"), OptionsError::SecondWritable("b".into()));
+        assert_eq!(refused("dirs=a=ro:b=rw"), OptionsError::WritableBelow("b".into()));
+        assert_eq!(refused("lowerdir=a,colour=red"), OptionsError::Unknown("colour=red".into()));
+    }
+}

@@ -1,0 +1,63 @@
+//! Cases on a mounted union, each in fresh layers; after each the lower layers
+//! must be unchanged and a remount must show the same tree.
+//!
+//! The program runs itself again below `unshare`, so that nothing it mounts is
+//! seen outside. Without root or `/dev/fuse` every case is listed as skipped.
+
+mod cases;
+mod interop;
+mod model;
+mod world;
+
+use std::process::{Command, ExitCode};
+
+const INSIDE: &str = "UNIONBENCH_FUSE_INSIDE";
+
+fn main() -> ExitCode {
+    let cases: Vec<_> = cases::ALL.iter().chain(interop::ALL).chain(model::ALL).collect();
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if args.iter().any(|a| a == "--list") {
+        cases.iter().for_each(|(name, _)| println!("{name}: test"));
+        return ExitCode::SUCCESS;
+    }
+    if let Some(reason) = missing() {
+        cases.iter().for_each(|(name, _)| println!("test {name} ... skipped: {reason}"));
+        return ExitCode::SUCCESS;
+    }
+    if std::env::var_os(INSIDE).is_none() {
+        return again_inside();
+    }
+    let filter = args.iter().find(|a| !a.starts_with('-'));
+    let chosen = cases.iter().filter(|(name, _)| filter.is_none_or(|f| name.contains(f.as_str())));
+    let mut failed = 0;
+    for (name, case) in chosen {
+        let outcome = std::panic::catch_unwind(|| case());
+        failed += usize::from(outcome.is_err());
+        println!("test {name} ... {}", if outcome.is_ok() { "ok" } else { "FAILED" });
+    }
+    println!("{failed} failed");
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Why nothing can be mounted here.
+fn missing() -> Option<&'static str> {
+    if !rustix::process::geteuid().is_root() {
+        return Some("mounting needs root");
+    }
+    if std::fs::File::options().read(true).write(true).open("/dev/fuse").is_err() {
+        return Some("/dev/fuse cannot be opened");
+    }
+    let unshared = Command::new("unshare").args(["-m", "true"]).status();
+    if unshared.is_ok_and(|s| s.success()) { None } else { Some("unshare -m is refused") }
+}
+
+fn again_inside() -> ExitCode {
+    let Ok(me) = std::env::current_exe() else { return ExitCode::FAILURE };
+    let status = Command::new("unshare")
+        .args(["-m", "--propagation", "private"])
+        .arg(me)
+        .args(std::env::args_os().skip(1))
+        .env(INSIDE, "1")
+        .status();
+    if status.is_ok_and(|s| s.success()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
