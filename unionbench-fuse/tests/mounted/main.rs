@@ -31,7 +31,7 @@ fn main() -> ExitCode {
     let chosen = cases.iter().filter(|(name, _)| filter.is_none_or(|f| name.contains(f.as_str())));
     let mut failed = 0;
     for (name, case) in chosen {
-        let outcome = std::panic::catch_unwind(|| case());
+        let outcome = std::panic::catch_unwind(case);
         failed += usize::from(outcome.is_err());
         println!("test {name} ... {}", if outcome.is_ok() { "ok" } else { "FAILED" });
     }

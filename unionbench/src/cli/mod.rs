@@ -9,6 +9,7 @@ mod exit;
 pub mod lab;
 pub mod lab_selftest;
 mod list;
+mod mount;
 mod progress;
 mod run;
 mod validate;
@@ -43,6 +44,8 @@ enum Command {
     Compare(compare::Args),
     /// Boots a kernel and runs a command in it, counted to the instruction
     Lab(lab::Args),
+    /// Mounts the bundled union
+    Mount(mount::Args),
     #[command(hide = true)]
     LabSelftest(lab_selftest::Args),
 }
@@ -60,6 +63,7 @@ pub fn main() -> ExitCode {
         Command::Clean(args) => clean::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Lab(args) => lab::run(args),
+        Command::Mount(args) => mount::run(&args),
         Command::LabSelftest(args) => lab_selftest::run(&args),
     };
     result.unwrap_or_else(|error| {

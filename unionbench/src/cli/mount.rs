@@ -1,0 +1,74 @@
+//! `unionbench mount`: the bundled union as a file system of its own.
+//!
+//! With `-f` it serves until it is unmounted, and prints one line once the
+//! mount can be used, for whoever started it. Without, it starts itself with
+//! `-f`, waits for that line, and leaves the child behind.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::Context as _;
+use unionbench_fuse::MountOptions;
+
+use super::Failure;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Layers and modes: lowerdir=a:b,upperdir=u,workdir=w or dirs=./a=rw:./b=ro
+    #[arg(short = 'o', value_name = "OPTIONS", required = true)]
+    options: Vec<String>,
+    /// Serve in the foreground; prints `mounted` once the mount can be used
+    #[arg(short = 'f', long)]
+    foreground: bool,
+    /// Let other users than the mounting one in
+    #[arg(long)]
+    allow_other: bool,
+    /// A source, which is ignored (mount helpers get one), and the mount point
+    #[arg(required = true, num_args = 1..=2, value_name = "MOUNTPOINT")]
+    paths: Vec<PathBuf>,
+}
+
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let parsed = MountOptions::parse(&args.options.join(","));
+    let mut options = parsed.map_err(|e| Failure::Usage(e.to_string()))?;
+    options.allow_other |= args.allow_other;
+    let Some(mount_point) = args.paths.last() else {
+        return Err(Failure::Usage("cannot mount: name a mount point".into()).into());
+    };
+    if !args.foreground {
+        return leave_behind();
+    }
+    unionbench_fuse::serve(&options, mount_point, || {
+        // A starter that no longer listens does not end the mount.
+        let _ = writeln!(std::io::stdout(), "mounted").and_then(|()| std::io::stdout().flush());
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Starts this program again in the foreground of its own process group, and
+/// returns once its mount can be used.
+fn leave_behind() -> anyhow::Result<ExitCode> {
+    let program = std::env::current_exe().context("cannot find this program to serve the mount")?;
+    let mut child = Command::new(program)
+        .args(std::env::args_os().skip(1))
+        .arg("-f")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .context("cannot start the process that serves the mount")?;
+    let mut line = String::new();
+    if let Some(stdout) = child.stdout.take() {
+        BufReader::new(stdout)
+            .read_line(&mut line)
+            .context("cannot hear from the serving process")?;
+    }
+    if line.trim_end() == "mounted" {
+        return Ok(ExitCode::SUCCESS);
+    }
+    // The child has said on stderr what went wrong.
+    let status = child.wait().context("cannot wait for the serving process")?;
+    Ok(status.code().and_then(|c| u8::try_from(c).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+}
