@@ -16,7 +16,7 @@ use super::progress::Bar;
 use crate::plan::{self, Choices, Plan};
 use crate::record::{Availability, CellStatus, EngineStatus, Program, Record};
 use crate::report::{self, Analysis, Appearance};
-use crate::run::{self, Blind, Context, Observer, SampleSink, Scratch};
+use crate::run::{self, Blind, Context, Observer, Probes, SampleSink, Scratch};
 use crate::scenario;
 use crate::store::Writer;
 use crate::sys::namespace;
@@ -183,14 +183,19 @@ fn cancel_on_signal(cancel: &Arc<AtomicBool>) -> anyhow::Result<tokio::runtime::
     Ok(runtime)
 }
 
-/// The probes of this run, or why there are none.
-fn observer(_plan: &Plan, _user_namespace: bool) -> Box<dyn Observer> {
-    Box::new(Blind { engines: engines() })
+/// The probes of this run. A user namespace holds no right to any, and who
+/// asked for none pays for none.
+fn observer(plan: &Plan, user_namespace: bool) -> Box<dyn Observer> {
+    if plan.probes && !user_namespace {
+        Box::new(Probes::new())
+    } else {
+        Box::new(Blind { engines: engines() })
+    }
 }
 
 /// Every engine on this machine.
 pub(super) fn engines() -> Vec<EngineStatus> {
-    Vec::new()
+    crate::probe::engines()
 }
 
 /// In the lab's `count` mode the guest's clock counts instructions; the guest's

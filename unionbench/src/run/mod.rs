@@ -11,6 +11,7 @@ mod backing;
 mod cells;
 mod host;
 mod observe;
+mod probes;
 pub mod scratch;
 mod step;
 mod upper;
@@ -23,6 +24,7 @@ use std::time::Instant;
 use thiserror::Error;
 
 pub use observe::{Blind, Observer};
+pub use probes::Probes;
 pub use scratch::{Scratch, ScratchError};
 
 use crate::backend::{self, Backend};

@@ -1,0 +1,96 @@
+//! The observer that attaches real probes.
+//!
+//! A session lives from `begin` to `end` of one phase: programs left attached
+//! would be run, if only to find the filter off, by the rounds without probes
+//! that stand beside.
+
+use std::collections::BTreeMap;
+
+use super::observe::{Observations, Observer};
+use crate::probe::{self, Family, ProbeError, Request, Session, Watch};
+use crate::record::{EngineStatus, ProbeStatus};
+
+/// Probes for whichever backend is measured.
+pub struct Probes {
+    engines: Vec<EngineStatus>,
+    session: Option<Session>,
+    /// Every probe that was tried, and how often it fired, by operation and
+    /// backend.
+    tried: BTreeMap<(String, String), (ProbeStatus, u64)>,
+}
+
+impl Probes {
+    /// Finds out what works here.
+    pub fn new() -> Self {
+        Self { engines: probe::engines(), session: None, tried: BTreeMap::new() }
+    }
+
+    fn start(&mut self, kind: &str, tids: &[u32]) -> Result<(), ProbeError> {
+        let request = Request::everything(Family::of_backend(kind));
+        let session = self.session.insert(Session::open(&request)?);
+        for status in session.status() {
+            let key = (status.operation.clone(), status.backend.clone());
+            self.tried.entry(key).or_insert((status, 0));
+        }
+        session.begin(Watch::Threads(tids))
+    }
+
+    fn stop(&mut self) -> Result<Observations, ProbeError> {
+        let Some(mut session) = self.session.take() else { return Ok(Observations::default()) };
+        let seen = session.end()?;
+        for ((operation, _), (_, fired)) in &mut self.tried {
+            *fired += seen.histogram(operation).map_or(0, |histogram| histogram.count);
+        }
+        Ok(Observations {
+            kernel: seen.kernel.into_iter().filter(|histogram| histogram.count > 0).collect(),
+            counters: seen.counters,
+            sampling: seen.sampling,
+            losses: seen.losses,
+        })
+    }
+}
+
+impl Default for Probes {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Observer for Probes {
+    fn begin(&mut self, kind: &str, tids: &[u32]) {
+        if let Err(error) = self.start(kind, tids) {
+            // The phase is measured all the same, without the kernel's side.
+            tracing::warn!(%error, kind, "no probes watch this phase");
+            self.session = None;
+        }
+    }
+
+    fn end(&mut self) -> Observations {
+        self.stop().unwrap_or_else(|error| {
+            tracing::warn!(%error, "what the probes saw cannot be read");
+            Observations::default()
+        })
+    }
+
+    fn engines(&self) -> Vec<EngineStatus> {
+        self.engines.clone()
+    }
+
+    fn probes(&self) -> Vec<ProbeStatus> {
+        let told = self.tried.values().map(|(status, fired)| {
+            let mut status = status.clone();
+            // Counters are stored even when zero; a function that nobody
+            // called, or that was inlined, leaves no figure at all.
+            let timed = status.engine == "fentry" || status.engine == "kprobe";
+            if status.attached && timed && *fired == 0 {
+                status.reason = "attached, but it never fired in this run".to_owned();
+            }
+            status
+        });
+        told.collect()
+    }
+
+    fn sees(&self) -> bool {
+        probe::is_embedded() && self.engines.iter().any(|engine| engine.available)
+    }
+}
