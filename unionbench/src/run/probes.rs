@@ -4,7 +4,7 @@
 //! would be run, if only to find the filter off, by the rounds without probes
 //! that stand beside.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::observe::{Observations, Observer};
 use crate::probe::{self, Family, ProbeError, Request, Session, Watch};
@@ -14,6 +14,9 @@ use crate::record::{EngineStatus, ProbeStatus};
 pub struct Probes {
     engines: Vec<EngineStatus>,
     session: Option<Session>,
+    /// Families none of whose functions can be probed here: asking the kernel
+    /// again before every phase would take half a second and change nothing.
+    refused: BTreeSet<Family>,
     /// Every probe that was tried, and how often it fired, by operation and
     /// backend.
     tried: BTreeMap<(String, String), (ProbeStatus, u64)>,
@@ -22,13 +25,24 @@ pub struct Probes {
 impl Probes {
     /// Finds out what works here.
     pub fn new() -> Self {
-        Self { engines: probe::engines(), session: None, tried: BTreeMap::new() }
+        Self {
+            engines: probe::engines(),
+            session: None,
+            refused: BTreeSet::new(),
+            tried: BTreeMap::new(),
+        }
     }
 
     fn start(&mut self, kind: &str, tids: &[u32]) -> Result<(), ProbeError> {
-        let request = Request::everything(Family::of_backend(kind));
+        let family = Family::of_backend(kind);
+        let functions = !self.refused.contains(&family);
+        let request = Request { functions, ..Request::everything(family) };
         let session = self.session.insert(Session::open(&request)?);
-        for status in session.status() {
+        let status = session.status();
+        if functions && !status.iter().any(|probe| probe.attached && is_function(probe)) {
+            self.refused.insert(family);
+        }
+        for status in status {
             let key = (status.operation.clone(), status.backend.clone());
             self.tried.entry(key).or_insert((status, 0));
         }
@@ -56,6 +70,10 @@ impl Default for Probes {
     }
 }
 
+fn is_function(probe: &ProbeStatus) -> bool {
+    probe.engine == "fentry" || probe.engine == "kprobe"
+}
+
 impl Observer for Probes {
     fn begin(&mut self, kind: &str, tids: &[u32]) {
         if let Err(error) = self.start(kind, tids) {
@@ -81,8 +99,7 @@ impl Observer for Probes {
             let mut status = status.clone();
             // Counters are stored even when zero; a function that nobody
             // called, or that was inlined, leaves no figure at all.
-            let timed = status.engine == "fentry" || status.engine == "kprobe";
-            if status.attached && timed && *fired == 0 {
+            if status.attached && is_function(&status) && *fired == 0 {
                 status.reason = "attached, but it never fired in this run".to_owned();
             }
             status

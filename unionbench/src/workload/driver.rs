@@ -92,11 +92,14 @@ where
                     touch(&mut samples);
                     ready.wait();
                     go.wait();
-                    let part = opened
-                        .map(|fd| timed(prepared, order, fd.as_fd(), samples, cancel, operate));
+                    let part = opened.map(|fd| {
+                        (timed(prepared, order, fd.as_fd(), samples, cancel, operate), fd)
+                    });
                     ended.wait();
                     leave.wait();
-                    part
+                    // The root is closed only now: probes watch until `leave`
+                    // and must see the operations' own calls of `close` alone.
+                    part.map(|(part, _root)| part)
                 })
             })
             .collect();
