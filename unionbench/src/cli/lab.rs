@@ -34,6 +34,7 @@ enum Command {
 
 /// What `lab run`, `lab shell` and `run --lab` say about the guest.
 #[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Lab")]
 pub struct GuestArgs {
     /// Kernel: a series (6.1), a Debian release, a .deb, an extracted package or
     /// a bzImage; repeat it for a matrix

@@ -12,6 +12,7 @@ mod list;
 mod mount;
 mod progress;
 mod run;
+mod run_lab;
 mod validate;
 
 use std::process::ExitCode;

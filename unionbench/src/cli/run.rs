@@ -12,7 +12,10 @@ use sha2::{Digest as _, Sha256};
 
 use super::dry_run;
 use super::exit::Failure;
+use super::lab::GuestArgs;
 use super::progress::Bar;
+use super::run_lab;
+use crate::lab;
 use crate::plan::{self, Choices, Plan};
 use crate::record::{Availability, CellStatus, EngineStatus, Program, Record};
 use crate::report::{self, Analysis, Appearance};
@@ -59,6 +62,14 @@ pub struct Args {
     /// Folder for layers and mounts [default: $TMPDIR or /tmp]
     #[arg(long)]
     scratch: Option<PathBuf>,
+    /// Measures in a virtual machine instead of on this kernel
+    #[arg(long)]
+    lab: bool,
+    /// count (figures are instructions) or plain
+    #[arg(long, default_value = "count", requires = "lab")]
+    mode: lab::Mode,
+    #[command(flatten)]
+    guest: GuestArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -83,6 +94,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         dry_run::print(&plan);
         return Ok(ExitCode::SUCCESS);
     }
+    if args.lab {
+        return run_in_lab(args, &plan, &text);
+    }
     let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let started = jiff::Timestamp::now().to_string();
     let writer = Writer::create(&args.results, &text.name, &started, &hostname)?;
@@ -90,6 +104,51 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     report::write_all(&record, &folder)?;
     print_result(args, &record, &folder)?;
     verdict(&record)
+}
+
+/// Runs the scenario in a guest of each kernel; what fails in any is told.
+fn run_in_lab(
+    args: &Args,
+    plan: &Plan,
+    scenario: &crate::record::ScenarioText,
+) -> anyhow::Result<ExitCode> {
+    let order = run_lab::Order {
+        plan,
+        scenario,
+        arguments: guest_arguments(args),
+        results: &args.results,
+        quiet: args.quiet,
+    };
+    let mut code = ExitCode::SUCCESS;
+    for (record, folder) in run_lab::run(&args.guest, args.mode, &order)? {
+        print_result(args, &record, &folder)?;
+        let verdict = verdict(&record)?;
+        if verdict != ExitCode::SUCCESS {
+            code = verdict;
+        }
+    }
+    Ok(code)
+}
+
+/// What the guest's own `run` has to be told of this one's choices.
+fn guest_arguments(args: &Args) -> Vec<String> {
+    let mut words = Vec::new();
+    for change in &args.set {
+        words.extend(["--set".to_owned(), change.clone()]);
+    }
+    for backend in &args.backends {
+        words.extend(["--backend".to_owned(), backend.clone()]);
+    }
+    if let Some(rounds) = args.rounds {
+        words.extend(["--rounds".to_owned(), rounds.to_string()]);
+    }
+    if let Some(seed) = args.seed {
+        words.extend(["--seed".to_owned(), seed.to_string()]);
+    }
+    if args.no_probes {
+        words.push("--no-probes".to_owned());
+    }
+    words
 }
 
 /// Runs the plan in a mount namespace of its own and stores the record.

@@ -22,6 +22,7 @@ use super::modules::ModuleTree;
 use super::protocol::{Exit, JOB_PATH, Job, MODULE_DIR};
 use super::qemu::{self, MACHINE, Machine, Process};
 use super::watch::{Limits, watch};
+use crate::record;
 use crate::unit::Bytes;
 
 /// How the guest's time advances.
@@ -146,6 +147,27 @@ pub struct LabIdentity {
 }
 
 impl GuestOutcome {
+    /// What a record says of the machine that `guest` was.
+    pub fn lab_record(&self, guest: &Guest) -> record::Lab {
+        let identity = self.identity.clone();
+        record::Lab {
+            mode: identity.mode.to_string(),
+            qemu_version: identity.qemu_version,
+            machine: identity.machine,
+            cpu_model: identity.cpu_model,
+            accelerator: identity.accel.to_string(),
+            n_cpus: identity.cpus,
+            memory_bytes: identity.memory_bytes,
+            kernel_release: identity.kernel_release,
+            kernel_sha256: identity.kernel_sha256,
+            kernel_package: guest.kernel.package.clone(),
+            initramfs_sha256: identity.initramfs_sha256,
+            binary_sha256: identity.binary_sha256,
+            kernel_command_line: identity.kernel_parameters,
+            wall_ms: u64::try_from(self.wall.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
     /// The output file at `path`.
     pub fn file(&self, path: &str) -> Option<&[u8]> {
         self.files.iter().find(|file| file.path == path).map(|file| file.bytes.as_slice())

@@ -26,6 +26,8 @@ pub struct Kernel {
     pub sha256: String,
     /// `lib/modules/<release>`, where the modules are at hand.
     pub modules: Option<PathBuf>,
+    /// The package's name, if it came from the cache of named kernels.
+    pub package: Option<String>,
     /// The kernel's configuration, where it is at hand.
     pub config: Option<PathBuf>,
     pub capabilities: Capabilities,
@@ -130,7 +132,14 @@ impl Kernel {
     ) -> Result<Self, LabError> {
         let (release, sha256) = read_image(image)?;
         let capabilities = Capabilities::read(modules.as_deref(), config.as_deref())?;
-        Ok(Self { release, image: image.to_owned(), sha256, modules, config, capabilities })
+        let package = image
+            .ancestors()
+            .nth(2)
+            .and_then(Path::file_name)
+            .map(|name| name.to_string_lossy().into_owned())
+            .filter(|name| name.starts_with("linux-image-"));
+        let image = image.to_owned();
+        Ok(Self { release, image, sha256, package, modules, config, capabilities })
     }
 }
 

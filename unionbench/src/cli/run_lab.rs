@@ -1,0 +1,148 @@
+//! `unionbench run --lab`: the scenario runs in a guest of each kernel, and the
+//! guest's record is kept here as if it had been measured here.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+
+use super::lab::GuestArgs;
+use crate::lab::{Guest, GuestFile, GuestOutcome, LabError, Mode};
+use crate::plan::{BackingKind, Plan};
+use crate::record::{Record, ScenarioText};
+use crate::report;
+use crate::run::RunError;
+use crate::store::{RECORD, SAMPLES, Writer};
+
+/// What is run in the guests.
+pub struct Order<'a> {
+    pub plan: &'a Plan,
+    pub scenario: &'a ScenarioText,
+    /// Further arguments of the guest's `unionbench run`.
+    pub arguments: Vec<String>,
+    pub results: &'a Path,
+    pub quiet: bool,
+}
+
+const SCENARIO: &str = "/scenario.toml";
+
+/// A record and its folder for each kernel, in the order the kernels were named.
+pub fn run(
+    guests: &GuestArgs,
+    mode: Mode,
+    order: &Order<'_>,
+) -> anyhow::Result<Vec<(Record, PathBuf)>> {
+    let mut records = Vec::new();
+    for name in &guests.kernels {
+        let mut guest = guests.guest(name, mode)?;
+        equip(&mut guest, order);
+        if !order.quiet {
+            let release = &guest.kernel.release;
+            eprintln!("unionbench: {}: {mode} on {release}", order.scenario.name);
+        }
+        let outcome = match guest.run() {
+            Err(LabError::Interrupted) => return Err(RunError::Interrupted.into()),
+            other => other.with_context(|| format!("cannot run in the lab on kernel {name}"))?,
+        };
+        records.push(keep(&guest, &outcome, order)?);
+    }
+    Ok(records)
+}
+
+/// Programs that a backing file system or a backend calls, put into the guest
+/// where this host has them; the guest's run reports the missing ones.
+fn equip(guest: &mut Guest, order: &Order<'_>) {
+    guest.files.push(GuestFile::bytes(SCENARIO, order.scenario.toml.as_bytes()));
+    guest.argv = ["unionbench", "run", SCENARIO, "--results", "/out/results"]
+        .iter()
+        .chain(&["--scratch", "/scratch", "--quiet", "--format", "json"])
+        .map(|word| (*word).to_owned())
+        .chain(order.arguments.iter().cloned())
+        .collect();
+    let mut programs = Vec::new();
+    for stack in &order.plan.stacks {
+        match stack.backing.kind {
+            BackingKind::Tmpfs | BackingKind::Dir => {}
+            kind @ (BackingKind::Ext4 | BackingKind::Xfs | BackingKind::Btrfs) => {
+                guest.required_modules.push(kind.name().to_owned());
+                programs.push(format!("mkfs.{}", kind.name()));
+            }
+        }
+    }
+    for backend in &order.plan.backends {
+        match backend.kind.as_str() {
+            "bare" | "overlayfs" | "aufs" | "bundled" => {}
+            "unionfs-fuse" => programs.extend(["unionfs".into(), "fusermount".into()]),
+            kind => programs.extend([kind.to_owned(), "fusermount3".into()]),
+        }
+    }
+    programs.sort();
+    programs.dedup();
+    for program in programs {
+        let found = ["/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"]
+            .iter()
+            .map(|dir| Path::new(dir).join(&program))
+            .find(|path| path.is_file());
+        if let Some(path) = found {
+            guest.files.push(GuestFile::host(format!("/bin/{program}"), path));
+        }
+    }
+}
+
+/// Completes the guest's record with what only the host knows and stores it.
+fn keep(
+    guest: &Guest,
+    outcome: &GuestOutcome,
+    order: &Order<'_>,
+) -> anyhow::Result<(Record, PathBuf)> {
+    let Some(text) = find(outcome, RECORD) else {
+        let said = String::from_utf8_lossy(outcome.file("stderr").unwrap_or_default());
+        bail!(
+            "the run in the guest left no record ({:?}); it said: {}",
+            outcome.exit,
+            said.trim_end()
+        );
+    };
+    let mut record: Record =
+        serde_json::from_slice(text).context("cannot read the guest's record")?;
+    record.lab = Some(outcome.lab_record(guest));
+    let started = jiff::Timestamp::now().to_string();
+    let place = format!("lab-{}", outcome.identity.kernel_release);
+    let mut writer = Writer::create(order.results, &order.scenario.name, &started, &place)?;
+    copy_samples(find(outcome, SAMPLES).unwrap_or_default(), &mut writer)?;
+    let folder = writer.finish(&record)?;
+    let console = folder.join("console.log");
+    fs::write(&console, &outcome.console)
+        .with_context(|| format!("cannot write {}", console.display()))?;
+    report::write_all(&record, &folder)?;
+    Ok((record, folder))
+}
+
+fn find<'a>(outcome: &'a GuestOutcome, name: &str) -> Option<&'a [u8]> {
+    let file = outcome.files.iter().find(|file| {
+        file.path.starts_with("results/") && file.path.rsplit('/').next() == Some(name)
+    });
+    file.map(|file| file.bytes.as_slice())
+}
+
+/// Rows of one cell, round and state of the probes lie together.
+fn copy_samples(csv: &[u8], writer: &mut Writer) -> anyhow::Result<()> {
+    type Row = (String, u32, bool, u64, u64);
+    let mut open: Option<(String, u32, bool)> = None;
+    let mut latencies = Vec::new();
+    for row in csv::Reader::from_reader(csv).deserialize() {
+        let (cell, round, probes, _, latency): Row =
+            row.context("cannot read the guest's samples")?;
+        let key = (cell, round, probes);
+        if let Some((cell, round, probes)) = open.take_if(|open| *open != key) {
+            writer.samples(&cell, round, probes, &latencies)?;
+            latencies.clear();
+        }
+        open = Some(key);
+        latencies.push(latency);
+    }
+    if let Some((cell, round, probes)) = open {
+        writer.samples(&cell, round, probes, &latencies)?;
+    }
+    Ok(())
+}
