@@ -21,6 +21,10 @@ const FALSE_ALARM: f64 = 0.05;
 /// Enough that the tails of twenty intervals at once hold resamples.
 const N_RESAMPLES: usize = 10_000;
 
+/// Fewest rounds whose scatter an interval of wall time can know. With fewer,
+/// no native cell gets another verdict than inconclusive.
+const MIN_ROUNDS: usize = 5;
+
 /// Why two records cannot be compared.
 #[derive(Debug, thiserror::Error)]
 pub enum CompareError {
@@ -45,7 +49,8 @@ pub enum Verdict {
     Faster,
     /// The whole interval lies within it.
     Unchanged,
-    /// The interval is too wide to tell: measure more rounds.
+    /// The interval is too wide, or wall time has fewer than five rounds:
+    /// measure more.
     Inconclusive,
 }
 
@@ -154,11 +159,14 @@ fn change(
         cell: pair.base.id.clone(),
         basis,
         quotient,
-        verdict: verdict(&quotient, min_effect),
+        verdict: verdict(basis, &quotient, min_effect),
     }))
 }
 
-fn verdict(quotient: &Estimate, min_effect: f64) -> Verdict {
+fn verdict(basis: Basis, quotient: &Estimate, min_effect: f64) -> Verdict {
+    if basis == Basis::Control && quotient.n_rounds < MIN_ROUNDS {
+        return Verdict::Inconclusive;
+    }
     let (slower, faster) = (1.0 + min_effect, 1.0 / (1.0 + min_effect));
     if quotient.low > slower {
         Verdict::Slower
@@ -227,9 +235,18 @@ mod tests {
     use super::*;
     use crate::record::sample;
 
-    /// The sample record with all latencies of `backend` multiplied.
-    fn scaled(backend: &str, factor: f64) -> Record {
+    /// The sample record with its rounds four times over.
+    fn record() -> Record {
         let mut record = sample::record();
+        for cell in &mut record.cells {
+            cell.rounds = vec![cell.rounds.clone(); 4].concat();
+        }
+        record
+    }
+
+    /// The record with all latencies of `backend` multiplied.
+    fn scaled(backend: &str, factor: f64) -> Record {
+        let mut record = record();
         for cell in record.cells.iter_mut().filter(|c| c.backend == backend || backend == "all") {
             for round in &mut cell.rounds {
                 let old = hdr::decode(&round.histogram).expect("reads");
@@ -245,7 +262,7 @@ mod tests {
     }
 
     fn verdicts(new: &Record) -> Vec<Verdict> {
-        let comparison = compare(&sample::record(), new, 0.25).expect("comparable");
+        let comparison = compare(&record(), new, 0.25).expect("comparable");
         comparison.changes.iter().map(|c| c.verdict).collect()
     }
 
@@ -263,6 +280,15 @@ mod tests {
     #[test]
     fn small_change_with_a_wide_interval_is_inconclusive() {
         assert!(verdicts(&scaled("overlayfs", 1.25)).iter().all(|v| *v == Verdict::Inconclusive));
+    }
+
+    #[test]
+    fn two_rounds_of_wall_time_tell_nothing() {
+        let (base, mut new) = (sample::record(), scaled("overlayfs", 2.0));
+        new.cells.iter_mut().for_each(|cell| cell.rounds.truncate(3));
+        let comparison = compare(&base, &new, 0.25).expect("comparable");
+        assert!(comparison.changes.iter().all(|c| c.verdict == Verdict::Inconclusive));
+        assert_eq!(comparison.changes.len(), 8);
     }
 
     #[test]
