@@ -246,6 +246,27 @@ fn a_missing_scratch_folder_is_named() {
 }
 
 #[test]
+fn records_that_cannot_be_read_are_refused_with_their_path() {
+    let place = Place::new();
+    let path = place.0.path().join("record.json");
+    let name = path.to_str().expect("a path in text");
+    for (text, reason) in [
+        ("{\"schema\": 1, \"program", "ends in the middle"),
+        ("{\"schema\": 99}", "use a newer unionbench"),
+        ("[1]", "not a unionbench record"),
+    ] {
+        fs::write(&path, text).expect("room for a test");
+        for arguments in [vec!["report", name], vec!["compare", name, name]] {
+            let output =
+                Command::new(PROGRAM).args(&arguments).output().expect("the program starts");
+            assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+            let message = stderr(&output);
+            assert!(message.contains(reason) && message.contains(name), "{message}");
+        }
+    }
+}
+
+#[test]
 fn every_shipped_scenario_is_valid() {
     let folder = format!("{}/../scenarios", env!("CARGO_MANIFEST_DIR"));
     let paths: Vec<PathBuf> = fs::read_dir(folder)

@@ -11,6 +11,7 @@ pub mod lab_selftest;
 mod list;
 mod mount;
 mod progress;
+mod report;
 mod run;
 mod run_lab;
 mod validate;
@@ -41,6 +42,8 @@ enum Command {
     Doctor(doctor::Args),
     /// Removes what killed runs left behind, and nothing else
     Clean(clean::Args),
+    /// Prints the report of a record again, and draws its plots
+    Report(report::Args),
     /// Tells which cells of two records became slower or faster
     Compare(compare::Args),
     /// Boots a kernel and runs a command in it, counted to the instruction
@@ -62,6 +65,7 @@ pub fn main() -> ExitCode {
         Command::Validate(args) => validate::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Clean(args) => clean::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Lab(args) => lab::run(args),
         Command::Mount(args) => mount::run(&args),

@@ -73,7 +73,7 @@ pub struct Args {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
+pub(super) enum Format {
     Human,
     Json,
     Csv,
@@ -281,17 +281,23 @@ fn hex(digest: &[u8]) -> String {
 }
 
 fn print_result(args: &Args, record: &Record, folder: &Path) -> anyhow::Result<()> {
+    print_report(args.format, record)?;
+    if !args.quiet {
+        eprintln!("unionbench: kept in {}", folder.display());
+    }
+    Ok(())
+}
+
+/// Prints the report of a record on stdout.
+pub(super) fn print_report(format: Format, record: &Record) -> anyhow::Result<()> {
     let analysis = Analysis::of(record)?;
-    let text = match args.format {
+    let text = match format {
         Format::Human => report::human(&analysis, appearance()),
         Format::Json => report::json(&analysis)?,
         Format::Csv => report::csv(&analysis)?,
         Format::Md => report::md(&analysis),
     };
     println!("{}", text.trim_end());
-    if !args.quiet {
-        eprintln!("unionbench: kept in {}", folder.display());
-    }
     Ok(())
 }
 
