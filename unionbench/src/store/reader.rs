@@ -20,6 +20,11 @@ pub fn read(path: &Path) -> Result<Record, StoreError> {
     let path = if path.is_dir() { path.join(RECORD) } else { path.to_owned() };
     let text =
         std::fs::read(&path).map_err(|source| StoreError::Open { path: path.clone(), source })?;
+    // A structure may stand as an array in serde's data model; a record may not.
+    if text.trim_ascii_start().first() == Some(&b'[') {
+        let source = serde::de::Error::custom("it is an array");
+        return Err(StoreError::NotARecord { path, source });
+    }
     let head: Head = serde_json::from_slice(&text).map_err(|source| match source.classify() {
         Category::Eof => StoreError::Truncated { path: path.clone(), line: source.line() },
         _ => StoreError::NotARecord { path: path.clone(), source },
@@ -60,7 +65,7 @@ mod tests {
 
     #[test]
     fn other_files_are_not_records() {
-        for text in [&b"\x7fELF\0\0"[..], b"[]", b"{}", b"{\"schema\": \"one\"}"] {
+        for text in [&b"\x7fELF\0\0"[..], b"[]", b"[1]", b"{}", b"{\"schema\": \"one\"}"] {
             assert!(matches!(refusal_of(text), StoreError::NotARecord { .. }));
         }
         assert!(matches!(refusal_of(b"{\"schema\": 1}"), StoreError::Damaged { .. }));
