@@ -69,7 +69,7 @@ pub struct Counter {
     pub value: u64,
 }
 
-/// What was lost on the way from the kernel. All zero in a valid cell.
+/// What was lost on the way from the kernel. A valid cell lost at most stacks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Losses {
@@ -79,7 +79,8 @@ pub struct Losses {
     pub unpaired: u64,
     /// Latencies past the last bucket.
     pub overflow: u64,
-    /// Samples whose kernel stack could not be read.
+    /// Samples whose kernel stack could not be read. They are in
+    /// [`Sampling::n`], belong to no function and touch no other figure.
     pub stacks: u64,
 }
 
@@ -87,6 +88,12 @@ impl Losses {
     /// Nothing was lost.
     pub fn is_zero(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// A count or a latency is missing, so that the cell's figures do not
+    /// count. An unreadable stack only widens what sampling leaves open.
+    pub fn invalidate(&self) -> bool {
+        !Self { stacks: 0, ..*self }.is_zero()
     }
 }
 

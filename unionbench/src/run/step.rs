@@ -256,7 +256,7 @@ impl Step<'_> {
                 format!("{n} of {} operations failed: {error}", outcome.n_ops),
             );
         }
-        if !seen.losses.is_zero() {
+        if seen.losses.invalidate() {
             cells.invalidate(
                 &phase.cell_id,
                 format!("the probes lost something: {:?}", seen.losses),
