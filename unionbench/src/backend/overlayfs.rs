@@ -15,6 +15,7 @@ use crate::sys::Errno;
 use crate::sys::mount::{
     FsOption, MountFailure, Mounted, mount_by_fsconfig, mount_by_string, mount_in_force,
 };
+use crate::sys::namespace::unshare_working_directory;
 
 /// Lower layers that one mount takes (OVL_MAX_STACK, fs/overlayfs/super.c).
 pub const MAX_LOWER_LAYERS: usize = 500;
@@ -58,12 +59,16 @@ impl Backend for Overlayfs {
 
     fn mount(&self, request: &Request<'_>) -> Result<Union, BackendError> {
         let options = self.options(request.plan, request.user_namespace);
-        let (mounted, api) = match mount_layers_one_by_one(request, &options) {
-            Ok(mounted) => (mounted, "fsconfig"),
-            Err(failure) if predates_lowerdir_plus(&failure) => {
-                (mount_as_one_string(request, &options)?, "mount")
+        let one_by_one = match is_before_6_5(&kernel_release()) {
+            true => None,
+            false => Some(mount_layers_one_by_one(request, &options)),
+        };
+        let (mounted, api) = match one_by_one {
+            Some(Ok(mounted)) => (mounted, "fsconfig"),
+            Some(Err(failure)) if !predates_lowerdir_plus(&failure) => {
+                return Err(refused(request, failure));
             }
-            Err(failure) => return Err(refused(request, failure)),
+            _ => (mount_as_one_string(request, &options)?, "mount"),
         };
         let in_force = mount_in_force(request.target).map_err(BackendError::InForce)?;
         let options_in_force = in_force.map(|(_, text)| own_options(&text)).unwrap_or_default();
@@ -96,13 +101,21 @@ fn mount_layers_one_by_one(
     mount_by_fsconfig("overlay", "unionbench", &all, request.target)
 }
 
+/// The kernel copies one page of options, so the layers are named relative to
+/// the folder that holds them all: 128 absolute paths would not fit.
 fn mount_as_one_string(request: &Request<'_>, options: &[String]) -> Result<Mounted, BackendError> {
-    let lower: Vec<String> = request.lower.iter().map(|path| display(path)).collect();
+    let base = request.lower.first().and_then(|path| path.parent());
+    let base = base.filter(|base| request.lower.iter().all(|path| path.parent() == Some(base)));
+    let lower: Vec<String> = request
+        .lower
+        .iter()
+        .map(|path| display(base.and_then(|base| path.strip_prefix(base).ok()).unwrap_or(path)))
+        .collect();
     let mut text = format!(
         "lowerdir={},upperdir={},workdir={}",
         lower.join(":"),
-        display(request.upper),
-        display(request.work)
+        display(&absolute(request.upper)),
+        display(&absolute(request.work))
     );
     for option in options {
         text.push(',');
@@ -117,8 +130,30 @@ fn mount_as_one_string(request: &Request<'_>, options: &[String]) -> Result<Moun
         );
         return Err(refused(request, MountFailure { errno: Errno::TOOBIG, log }));
     }
-    mount_by_string("overlay", "unionbench", &text, request.target)
+    mount_in(base.unwrap_or(Path::new("/")), &text, request.target)
         .map_err(|failure| refused(request, failure))
+}
+
+/// Mounts from a thread whose working directory is `base`; that of the other
+/// threads stays.
+fn mount_in(base: &Path, options: &str, target: &Path) -> Result<Mounted, MountFailure> {
+    let target = absolute(target);
+    let failed = |errno| MountFailure { errno, log: String::new() };
+    let mount = || {
+        unshare_working_directory().map_err(failed)?;
+        rustix::process::chdir(base).map_err(failed)?;
+        let mounted = mount_by_string("overlay", "unionbench", options, &target);
+        // A thread that has ended may hold its directory for a moment longer.
+        rustix::process::chdir("/").map_err(failed)?;
+        mounted
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(mount).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+fn absolute(path: &Path) -> std::path::PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// A kernel without `lowerdir+` answers the first one with EINVAL and says so,
@@ -126,6 +161,20 @@ fn mount_as_one_string(request: &Request<'_>, options: &[String]) -> Result<Moun
 fn predates_lowerdir_plus(failure: &MountFailure) -> bool {
     failure.errno == Errno::NOSYS
         || (failure.errno == Errno::INVAL && failure.log.starts_with("option lowerdir+"))
+}
+
+/// Before Linux 6.5 overlayfs has no option parser of its own behind fsopen(2):
+/// any option is taken there, and only the mount is refused, without a word.
+fn is_before_6_5(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) < (6, 5),
+        _ => false,
+    }
+}
+
+fn kernel_release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
 fn refused(request: &Request<'_>, source: MountFailure) -> BackendError {
@@ -184,5 +233,13 @@ mod tests {
         assert!(predates_lowerdir_plus(&of(Errno::NOSYS, "")));
         assert!(!predates_lowerdir_plus(&of(Errno::INVAL, "option metacopy: bad")));
         assert!(!predates_lowerdir_plus(&of(Errno::PERM, "option lowerdir+: no")));
+    }
+
+    #[test]
+    fn kernels_before_6_5_are_told_by_their_release() {
+        assert!(is_before_6_5("6.1.0-56-amd64"));
+        assert!(is_before_6_5("5.15"));
+        assert!(!is_before_6_5("6.12.117+deb12-amd64"));
+        assert!(!is_before_6_5("7.0.1"));
     }
 }

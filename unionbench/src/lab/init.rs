@@ -64,7 +64,9 @@ fn boot_and_run() -> Result<(), String> {
     send_outputs(&mut port).map_err(lost)?;
     let end = End { exit, oom_kills: oom_kills() };
     Frame::End(end).write_to(&mut port).map_err(lost)?;
-    port.flush().map_err(lost)
+    // A write returns once the kernel has queued it, and a power-off drops what
+    // the host has not taken yet: wait until it says that it has everything.
+    port.read_exact(&mut [0; 1]).map_err(|e| format!("read the host's answer: {e}"))
 }
 
 /// File systems every kernel of interest has; the guest is useless without.
@@ -128,6 +130,7 @@ fn open_port() -> Result<File, String> {
     for _ in 0..300 {
         if let Some(path) = find_port() {
             return OpenOptions::new()
+                .read(true)
                 .write(true)
                 .open(&path)
                 .map_err(|e| format!("open {}: {e}", path.display()));

@@ -9,6 +9,8 @@
 //! | `D`  | bytes of the open file |
 //! | `E`  | [`End`] as JSON; last |
 //!
+//! The host answers `E` with [`ACKNOWLEDGED`], and the guest powers off.
+//!
 //! The host knows the command's exit status only from `E`. A stream that ends
 //! without one says nothing about the command.
 
@@ -20,6 +22,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) const PORT_NAME: &str = "unionbench.results";
 /// Init writes this before a message that could not go over the port.
 pub(crate) const CONSOLE_MARK: &str = "unionbench-lab: cannot ";
+/// The host's only word: it has everything up to the end.
+pub(crate) const ACKNOWLEDGED: u8 = b'A';
 /// Data frames are no longer than this; a longer length is a broken stream.
 pub(crate) const MAX_FRAME: usize = 1 << 20;
 

@@ -6,6 +6,7 @@
 //! side is not enough, so the accept is done without blocking.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Component, Path};
 use std::process::ExitStatus;
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::error::{ConsoleTail, LabError};
 use super::guest::OutFile;
-use super::protocol::{CONSOLE_MARK, End, Exit, Frame};
+use super::protocol::{ACKNOWLEDGED, CONSOLE_MARK, End, Exit, Frame};
 use super::qemu::Process;
 use crate::unit::Bytes;
 
@@ -204,6 +205,11 @@ fn read_in_background(listener: UnixListener) -> Receiver<Event> {
                 Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return,
                 Err(error) => Err(error.to_string()),
             };
+            if matches!(event, Ok(Frame::End(_))) {
+                // Init powers off when it hears this; if it cannot be said, the
+                // wait for the power-off ends by itself.
+                let _ = stream.write_all(&[ACKNOWLEDGED]);
+            }
             let broken = event.is_err();
             if sender.send(event).is_err() || broken {
                 return;

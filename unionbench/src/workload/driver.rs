@@ -99,7 +99,16 @@ where
                     leave.wait();
                     // The root is closed only now: probes watch until `leave`
                     // and must see the operations' own calls of `close` alone.
-                    part.map(|(part, _root)| part)
+                    // The working directory is left too: a joined thread may
+                    // still hold it for a moment (the kernel wakes the joiner
+                    // in exit_mm, before exit_fs), and the mount would be busy.
+                    let left = rustix::process::chdir("/");
+                    let (part, _root) = part?;
+                    left.map_err(|errno| WorkloadError::Open {
+                        path: "/".to_owned(),
+                        source: errno.into(),
+                    })?;
+                    Ok(part)
                 })
             })
             .collect();
