@@ -1,6 +1,8 @@
 //! Attaching: each role by the first engine and candidate that the kernel
 //! takes, and a note of what it said to the others.
 
+use std::sync::OnceLock;
+
 use aya::programs::{FEntry, FExit, KProbe, Program, ProgramError, RawTracePoint, TracePoint};
 use aya::{Btf, Ebpf};
 use unionbench_common::{Counter, Operation};
@@ -104,9 +106,11 @@ pub(super) fn fuse_requests(ebpf: &mut Ebpf) -> Attached {
 
 /// The functions of a file system, each by the best engine.
 pub(super) fn functions(ebpf: &mut Ebpf, family: Family) -> Vec<Attached> {
-    let btf = Btf::from_sys_fs().ok();
-    let table = Kallsyms::read();
-    roles_of(family).map(|role| function(ebpf, role, btf.as_ref(), &table)).collect()
+    /// Types of the kernel proper, which do not change while it runs.
+    static BTF: OnceLock<Option<Btf>> = OnceLock::new();
+    let btf = BTF.get_or_init(|| Btf::from_sys_fs().ok()).as_ref();
+    let table = Kallsyms::current();
+    roles_of(family).map(|role| function(ebpf, role, btf, &table)).collect()
 }
 
 fn function(ebpf: &mut Ebpf, role: &Role, btf: Option<&Btf>, table: &Kallsyms) -> Attached {

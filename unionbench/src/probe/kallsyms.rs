@@ -1,7 +1,7 @@
 //! The kernel's functions and their addresses.
 
 use std::fs;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The functions of the running kernel and its modules, by address.
 #[derive(Debug, Default)]
@@ -10,16 +10,22 @@ pub(super) struct Kallsyms {
 }
 
 impl Kallsyms {
-    /// The table, read again each time: a module may have been loaded. Empty
-    /// where it cannot be read; addresses are zero where the kernel hides them.
-    pub fn read() -> Self {
-        Self::parse(&fs::read_to_string("/proc/kallsyms").unwrap_or_default())
-    }
-
-    /// The table as it was when it was first wanted, for names of samples.
-    pub fn cached() -> &'static Self {
-        static TABLE: OnceLock<Kallsyms> = OnceLock::new();
-        TABLE.get_or_init(Self::read)
+    /// The table, read again only when a module came or went: it has some
+    /// 200,000 lines. Empty where it cannot be read; addresses are zero where
+    /// the kernel hides them.
+    pub fn current() -> Arc<Self> {
+        static LAST: Mutex<Option<(String, Arc<Kallsyms>)>> = Mutex::new(None);
+        let modules = modules();
+        let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((then, table)) = &*last
+            && *then == modules
+        {
+            return Arc::clone(table);
+        }
+        let text = fs::read_to_string("/proc/kallsyms").unwrap_or_default();
+        let table = Arc::new(Self::parse(&text));
+        *last = Some((modules, Arc::clone(&table)));
+        table
     }
 
     fn parse(text: &str) -> Self {
@@ -62,6 +68,12 @@ impl Kallsyms {
         let after = self.by_address.partition_point(|(start, _)| *start <= address);
         self.by_address[..after].last().map(|(_, name)| name.as_str())
     }
+}
+
+/// The names of the loaded modules; empty for a kernel without modules.
+fn modules() -> String {
+    let text = fs::read_to_string("/proc/modules").unwrap_or_default();
+    text.lines().filter_map(|line| line.split(' ').next()).collect::<Vec<_>>().join(" ")
 }
 
 /// `ffffffff81000000 T name [module]`, functions only.

@@ -126,10 +126,10 @@ impl Session {
         if let Some(hertz) = self.sampling_hertz() {
             let stacks = sampling::take_stacks(&mut self.ebpf)?;
             let n = seen.counter("samples").unwrap_or(0);
-            let table = Kallsyms::cached();
+            let table = Kallsyms::current();
             if table.has_addresses() {
                 seen.sampling =
-                    Some(sampling::shares(self.request.family, n, hertz, &stacks, table));
+                    Some(sampling::shares(self.request.family, n, hertz, &stacks, &table));
             } else {
                 tracing::warn!("samples have no names: /proc/kallsyms hides addresses");
             }
