@@ -91,12 +91,18 @@ fn a_whole_process_counts_but_not_its_children() {
     let mut child = std::process::Command::new("/bin/sh")
         .args([
             "-c",
-            "read go; for i in 1 2 3 4 5; do read x </dev/null; /bin/readlink /proc/self >&2; done",
+            "echo up; read go; \
+             for i in 1 2 3 4 5; do read x </dev/null; /bin/readlink /proc/self >&2; done",
         ])
         .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::null())
         .spawn()
         .expect("a shell is here");
+    // Until it has spoken, the loader still reads libraries in its name.
+    let mut word = [0; 3];
+    let stdout = child.stdout.as_mut().expect("it is piped");
+    std::io::Read::read_exact(stdout, &mut word).expect("the shell speaks");
     session.begin(Watch::Process(child.id())).expect("maps can be written");
     drop(child.stdin.take());
     child.wait().expect("the shell ends");
