@@ -1,6 +1,6 @@
 //! The control: the merged tree as one plain directory, nothing mounted.
 
-use super::{Backend, BackendError, Request, Union};
+use super::{Backend, BackendError, Call, Request, Union};
 use crate::plan::BackendPlan;
 use crate::record::Availability;
 
@@ -15,6 +15,10 @@ impl Backend for Bare {
         Vec::new()
     }
 
+    fn calls(&self, _: &Request<'_>) -> Result<Vec<Call>, BackendError> {
+        Ok(Vec::new())
+    }
+
     fn mount(&self, request: &Request<'_>) -> Result<Union, BackendError> {
         let flat = request
             .flat
@@ -24,6 +28,7 @@ impl Backend for Bare {
             options_in_force: Vec::new(),
             mount_api: None,
             mounted: None,
+            daemon: None,
         })
     }
 }

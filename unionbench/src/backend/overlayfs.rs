@@ -8,7 +8,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::{Backend, BackendError, Request, Union};
+use super::{Backend, BackendError, Call, Request, SOURCE, Union};
 use crate::plan::BackendPlan;
 use crate::record::Availability;
 use crate::sys::Errno;
@@ -57,53 +57,52 @@ impl Backend for Overlayfs {
         options
     }
 
+    fn calls(&self, request: &Request<'_>) -> Result<Vec<Call>, BackendError> {
+        let options = self.options(request.plan, request.user_namespace);
+        Ok(vec![if is_before_6_5(&kernel_release()) {
+            as_one_string(request, &options)?
+        } else {
+            layers_one_by_one(request, &options)
+        }])
+    }
+
     fn mount(&self, request: &Request<'_>) -> Result<Union, BackendError> {
         let options = self.options(request.plan, request.user_namespace);
         let one_by_one = match is_before_6_5(&kernel_release()) {
             true => None,
-            false => Some(mount_layers_one_by_one(request, &options)),
+            false => Some(carry_out(&layers_one_by_one(request, &options))),
         };
         let (mounted, api) = match one_by_one {
             Some(Ok(mounted)) => (mounted, "fsconfig"),
             Some(Err(failure)) if !predates_lowerdir_plus(&failure) => {
                 return Err(refused(request, failure));
             }
-            _ => (mount_as_one_string(request, &options)?, "mount"),
+            _ => {
+                let call = as_one_string(request, &options)?;
+                (carry_out(&call).map_err(|failure| refused(request, failure))?, "mount")
+            }
         };
         let in_force = mount_in_force(request.target).map_err(BackendError::InForce)?;
         let options_in_force = in_force.map(|(_, text)| own_options(&text)).unwrap_or_default();
-        Ok(Union {
-            root: request.target.to_owned(),
-            options_in_force,
-            mount_api: Some(api),
-            mounted: Some(mounted),
-        })
+        Ok(Union::of_kernel(mounted, options_in_force, api))
     }
 }
 
-fn mount_layers_one_by_one(
-    request: &Request<'_>,
-    options: &[String],
-) -> Result<Mounted, MountFailure> {
-    let lower: Vec<String> = request.lower.iter().map(|path| display(path)).collect();
-    let upper = display(request.upper);
-    let work = display(request.work);
-    let mut all: Vec<FsOption<'_>> =
-        lower.iter().map(|path| ("lowerdir+", Some(path.as_str()))).collect();
-    all.push(("upperdir", Some(&upper)));
-    all.push(("workdir", Some(&work)));
-    for option in options {
-        all.push(match option.split_once('=') {
-            Some((key, value)) => (key, Some(value)),
-            None => (option.as_str(), None),
-        });
-    }
-    mount_by_fsconfig("overlay", "unionbench", &all, request.target)
+fn layers_one_by_one(request: &Request<'_>, options: &[String]) -> Call {
+    let with = |key: &str, path: &Path| (key.to_owned(), Some(display(path)));
+    let mut all: Vec<_> = request.lower.iter().map(|path| with("lowerdir+", path)).collect();
+    all.push(with("upperdir", request.upper));
+    all.push(with("workdir", request.work));
+    all.extend(options.iter().map(|option| match option.split_once('=') {
+        Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
+        None => (option.clone(), None),
+    }));
+    Call::Fsconfig { fs_type: "overlay", options: all, target: request.target.to_owned() }
 }
 
 /// The kernel copies one page of options, so the layers are named relative to
 /// the folder that holds them all: 128 absolute paths would not fit.
-fn mount_as_one_string(request: &Request<'_>, options: &[String]) -> Result<Mounted, BackendError> {
+fn as_one_string(request: &Request<'_>, options: &[String]) -> Result<Call, BackendError> {
     let base = request.lower.first().and_then(|path| path.parent());
     let base = base.filter(|base| request.lower.iter().all(|path| path.parent() == Some(base)));
     let lower: Vec<String> = request
@@ -130,8 +129,29 @@ fn mount_as_one_string(request: &Request<'_>, options: &[String]) -> Result<Moun
         );
         return Err(refused(request, MountFailure { errno: Errno::TOOBIG, log }));
     }
-    mount_in(base.unwrap_or(Path::new("/")), &text, request.target)
-        .map_err(|failure| refused(request, failure))
+    Ok(Call::Mount {
+        fs_type: "overlay",
+        remount: false,
+        data: text,
+        base: Some(base.unwrap_or(Path::new("/")).to_owned()),
+        target: request.target.to_owned(),
+    })
+}
+
+fn carry_out(call: &Call) -> Result<Mounted, MountFailure> {
+    match call {
+        Call::Fsconfig { fs_type, options, target } => {
+            let options: Vec<FsOption<'_>> =
+                options.iter().map(|(key, value)| (key.as_str(), value.as_deref())).collect();
+            mount_by_fsconfig(fs_type, SOURCE, &options, target)
+        }
+        Call::Mount { data, base, target, .. } => {
+            mount_in(base.as_deref().unwrap_or(Path::new("/")), data, target)
+        }
+        Call::Serve { .. } | Call::Keep { .. } => {
+            Err(MountFailure { errno: Errno::INVAL, log: "overlayfs has no program".to_owned() })
+        }
+    }
 }
 
 /// Mounts from a thread whose working directory is `base`; that of the other
@@ -142,7 +162,7 @@ fn mount_in(base: &Path, options: &str, target: &Path) -> Result<Mounted, MountF
     let mount = || {
         unshare_working_directory().map_err(failed)?;
         rustix::process::chdir(base).map_err(failed)?;
-        let mounted = mount_by_string("overlay", "unionbench", options, &target);
+        let mounted = mount_by_string("overlay", SOURCE, options, &target);
         // A thread that has ended may hold its directory for a moment longer.
         rustix::process::chdir("/").map_err(failed)?;
         mounted

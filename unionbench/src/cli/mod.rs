@@ -6,6 +6,7 @@ mod compare;
 mod doctor;
 mod dry_run;
 mod exit;
+mod keep;
 pub mod lab;
 pub mod lab_selftest;
 mod list;
@@ -51,6 +52,8 @@ enum Command {
     /// Mounts the bundled union
     Mount(mount::Args),
     #[command(hide = true)]
+    Keep(keep::Args),
+    #[command(hide = true)]
     LabSelftest(lab_selftest::Args),
 }
 
@@ -69,6 +72,7 @@ pub fn main() -> ExitCode {
         Command::Compare(args) => compare::run(&args),
         Command::Lab(args) => lab::run(args),
         Command::Mount(args) => mount::run(&args),
+        Command::Keep(args) => keep::run(&args),
         Command::LabSelftest(args) => lab_selftest::run(&args),
     };
     result.unwrap_or_else(|error| {

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
 use clap::ValueEnum;
+use rustix::process::{Pid, Signal, kill_process};
 use sha2::{Digest as _, Sha256};
 
 use super::dry_run;
@@ -23,6 +24,7 @@ use crate::run::{self, Blind, Context, Observer, Probes, SampleSink, Scratch};
 use crate::scenario;
 use crate::store::Writer;
 use crate::sys::namespace;
+use crate::sys::process::descendants;
 use crate::unit::LatencyUnit;
 
 #[derive(Debug, clap::Args)]
@@ -237,9 +239,25 @@ fn cancel_on_signal(cancel: &Arc<AtomicBool>) -> anyhow::Result<tokio::runtime::
                 _ = terminate.recv() => {}
             }
             cancel.store(true, Ordering::Relaxed);
+            tokio::time::sleep(PATIENCE).await;
+            end_children();
         }
     });
     Ok(runtime)
+}
+
+/// How long an interrupted run may take before its children are killed.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// A daemon that no longer answers holds whoever uses its mount, and a signal
+/// does not help that thread out of the kernel. The daemon's end does.
+fn end_children() {
+    for pid in descendants(std::process::id()).unwrap_or_default() {
+        if let Some(pid) = Pid::from_raw(pid.cast_signed()) {
+            // It may have ended meanwhile.
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
 }
 
 /// The probes of this run. A user namespace holds no right to any, and who

@@ -72,8 +72,10 @@ fn equip(guest: &mut Guest, order: &Order<'_>) {
     for backend in &order.plan.backends {
         match backend.kind.as_str() {
             "bare" | "overlayfs" | "aufs" | "bundled" => {}
-            "unionfs-fuse" => programs.extend(["unionfs".into(), "fusermount".into()]),
-            kind => programs.extend([kind.to_owned(), "fusermount3".into()]),
+            "unionfs-fuse" => programs.push("unionfs".to_owned()),
+            "command" => programs
+                .extend(backend.extra.get("command").and_then(|command| first_word(command))),
+            kind => programs.push(kind.to_owned()),
         }
     }
     programs.sort();
@@ -87,6 +89,11 @@ fn equip(guest: &mut Guest, order: &Order<'_>) {
             guest.files.push(GuestFile::host(format!("/bin/{program}"), path));
         }
     }
+}
+
+fn first_word(command: &str) -> Option<String> {
+    let program = shlex::split(command)?.into_iter().next()?;
+    (!program.contains('/')).then_some(program)
 }
 
 /// Completes the guest's record with what only the host knows and stores it.

@@ -65,6 +65,10 @@ pub struct Backend {
     pub options_in_force: Vec<String>,
     /// `fsconfig` or `mount`, where the kernel mounts it.
     pub mount_api: Option<String>,
+    /// Name and version of the program that serves it, as that says itself;
+    /// absent where the kernel or this program does.
+    #[serde(default)]
+    pub program: Option<String>,
     pub availability: Availability,
 }
 

@@ -117,6 +117,7 @@ fn backend(name: &str, control: bool, availability: Availability) -> Backend {
         options_requested: Vec::new(),
         options_in_force: Vec::new(),
         mount_api: None,
+        program: None,
         availability,
     }
 }

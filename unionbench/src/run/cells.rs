@@ -44,11 +44,12 @@ impl Cells {
                     }),
                     options_in_force: Vec::new(),
                     mount_api: None,
+                    program: backend.as_ref().and_then(|backend| backend.program()),
                     availability: backend.as_ref().map_or_else(
                         || Availability::Unsupported {
                             reason: format!("this program has no backend {:?}", planned.kind),
                         },
-                        |backend| backend.availability(),
+                        |backend| backend.availability_of(planned),
                     ),
                 }
             })
@@ -67,14 +68,18 @@ impl Cells {
     }
 
     fn add_setup(&mut self, plan: &Plan, setup: &Setup) {
-        let backing = &plan.stacks[setup.stack].backing;
+        let stack = &plan.stacks[setup.stack];
+        let backing = &stack.backing;
+        let kind = backend_of(&plan.backends[setup.backend].kind);
         for phase in &setup.phases {
             let backend = &self.backends[setup.backend];
-            let status = match &backend.availability {
+            let here = match (&backend.availability, &kind) {
+                (Availability::Ok, Some(kind)) => kind.supports(stack, &phase.action),
+                (found, _) => found.clone(),
+            };
+            let status = match here {
                 Availability::Ok => CellStatus::Ok,
-                Availability::Unsupported { reason } => {
-                    CellStatus::Unsupported { reason: reason.clone() }
-                }
+                Availability::Unsupported { reason } => CellStatus::Unsupported { reason },
             };
             self.by_id.insert(phase.cell_id.clone(), self.cells.len());
             self.cells.push(Cell {
@@ -97,9 +102,16 @@ impl Cells {
         }
     }
 
-    /// The backend of a setup can be tried here.
+    /// Some phase of the setup can be tried here.
     pub fn is_available(&self, setup: &Setup) -> bool {
-        self.backends[setup.backend].availability == Availability::Ok
+        setup.phases.iter().any(|phase| self.is_supported(&phase.cell_id))
+    }
+
+    /// The phase can be tried here.
+    pub fn is_supported(&self, id: &str) -> bool {
+        self.by_id.get(id).is_some_and(|index| {
+            !matches!(self.cells[*index].status, CellStatus::Unsupported { .. })
+        })
     }
 
     /// Every cell of the setup failed, for one reason.
@@ -109,10 +121,11 @@ impl Cells {
         }
     }
 
-    /// One cell failed. The first reason stays.
+    /// One cell failed. The first reason stays, but a failure tells more than
+    /// the invalid figures that came of it.
     pub fn fail_cell(&mut self, id: &str, reason: &str) {
         if let Some(cell) = self.cell(id)
-            && cell.status == CellStatus::Ok
+            && matches!(cell.status, CellStatus::Ok | CellStatus::Invalid { .. })
         {
             cell.status = CellStatus::Failed { reason: reason.to_owned() };
         }
@@ -141,7 +154,7 @@ impl Cells {
     }
 
     pub fn stack_built(&mut self, n: usize, site: &Site) {
-        self.stacks[n] = Some(site.built.info.clone());
+        self.stacks[n] = site.built.values().next().map(|built| built.info.clone());
     }
 
     fn cell(&mut self, id: &str) -> Option<&mut Cell> {

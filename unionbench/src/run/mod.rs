@@ -16,8 +16,8 @@ pub mod scratch;
 mod step;
 mod upper;
 
-use std::collections::BTreeSet;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -100,7 +100,7 @@ pub fn execute(plan: &Plan, context: &mut Context<'_>) -> Result<Record, RunErro
     };
     let mut order = Vec::new();
     for (n, steps) in by_stack(plan) {
-        let site = prepare_site(plan, n, context)?;
+        let site = prepare_site(plan, n, &whiteouts_of(plan, n, &cells), context)?;
         for (position, planned) in steps {
             interrupted(context.cancel)?;
             let setup = &plan.setups[planned.setup];
@@ -132,8 +132,33 @@ pub fn execute(plan: &Plan, context: &mut Context<'_>) -> Result<Record, RunErro
 /// A stack on its backing file system, ready for steps.
 struct Site {
     backing: backing::Backing,
-    built: stack::BuiltStack,
+    /// The same layers, once for each way of writing whiteouts that a backend
+    /// needs; at least one.
+    built: BTreeMap<Whiteout, stack::BuiltStack>,
     layout: Layout,
+}
+
+impl Site {
+    /// The layers for a backend that reads such whiteouts.
+    fn lower(&self, whiteouts: Whiteout) -> &[PathBuf] {
+        let built = self.built.get(&whiteouts).or_else(|| self.built.values().next());
+        built.map_or(&[], |built| &built.lower)
+    }
+}
+
+/// The ways of writing whiteouts that the backends measured on a stack need.
+/// A stack that hides nothing is the same for all.
+fn whiteouts_of(plan: &Plan, n: usize, cells: &cells::Cells) -> BTreeSet<Whiteout> {
+    let stack = &plan.stacks[n];
+    if stack.whiteouts_per_layer == 0 && stack.opaque_dirs_per_layer == 0 {
+        return BTreeSet::from([Whiteout::CharDev]);
+    }
+    let setups = plan.setups.iter().filter(|setup| setup.stack == n && cells.is_available(setup));
+    let needed = setups.filter_map(|setup| {
+        let backend_plan = &plan.backends[setup.backend];
+        Some(backend_of(&backend_plan.kind)?.whiteouts(backend_plan))
+    });
+    needed.collect()
 }
 
 /// The outer error ends the run; the inner one is the reason why every cell of
@@ -141,6 +166,7 @@ struct Site {
 fn prepare_site(
     plan: &Plan,
     n: usize,
+    whiteouts: &BTreeSet<Whiteout>,
     context: &mut Context<'_>,
 ) -> Result<Result<Site, String>, RunError> {
     let stack_plan = &plan.stacks[n];
@@ -148,22 +174,34 @@ fn prepare_site(
         Ok(backing) => backing,
         Err(error) => return Ok(Err(chain(&error))),
     };
-    let root = backing.root.join("lower");
-    if let Err(error) = std::fs::create_dir(&root) {
-        return Ok(Err(format!("cannot make {}: {error}", root.display())));
+    let mut built = BTreeMap::new();
+    for whiteout in whiteouts {
+        let root = backing.root.join(lower_folder(*whiteout));
+        if let Err(error) = std::fs::create_dir(&root) {
+            return Ok(Err(format!("cannot make {}: {error}", root.display())));
+        }
+        let options = BuildOptions {
+            xattr_namespace: if context.entered.user_namespace {
+                XattrNamespace::User
+            } else {
+                XattrNamespace::Trusted
+            },
+            whiteout: *whiteout,
+        };
+        match stack::build(stack_plan, &root, options, context.cancel) {
+            Ok(layers) => built.insert(*whiteout, layers),
+            Err(StackError::Cancelled) => return Err(RunError::Interrupted),
+            Err(error) => return Ok(Err(chain(&error))),
+        };
     }
-    let options = BuildOptions {
-        xattr_namespace: if context.entered.user_namespace {
-            XattrNamespace::User
-        } else {
-            XattrNamespace::Trusted
-        },
-        whiteout: Whiteout::CharDev,
-    };
-    match stack::build(stack_plan, &root, options, context.cancel) {
-        Ok(built) => Ok(Ok(Site { backing, built, layout: Layout::new(stack_plan) })),
-        Err(StackError::Cancelled) => Err(RunError::Interrupted),
-        Err(error) => Ok(Err(chain(&error))),
+    Ok(Ok(Site { backing, built, layout: Layout::new(stack_plan) }))
+}
+
+fn lower_folder(whiteout: Whiteout) -> &'static str {
+    match whiteout {
+        Whiteout::CharDev | Whiteout::Xattr => "lower",
+        Whiteout::Aufs => "lower-aufs",
+        Whiteout::Unionfs => "lower-unionfs",
     }
 }
 

@@ -9,11 +9,12 @@ use sha2::{Digest as _, Sha256};
 use super::cells::Cells;
 use super::observe::Observations;
 use super::{Context, RunError, Site, backend_of, chain, has_blocks, upper};
-use crate::backend::{Backend, Request, Union};
+use crate::backend::{Backend, OWN_PROGRAM, Request, Union, Usage};
 use crate::plan::{Cache, PhasePlan, Plan, Setup, StepPlan};
-use crate::record::Round;
+use crate::record::{Counter, Round};
 use crate::stack;
 use crate::stats;
+use crate::sys::Errno;
 use crate::sys::caches::{Drop, drop_caches};
 use crate::workload::{self, Gate, Outcome, Prepared, WorkloadError};
 
@@ -81,6 +82,38 @@ pub(super) fn run(
     Ok(())
 }
 
+/// Whether a phase gives reason to look after the daemon behind its mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Health {
+    Good,
+    Doubtful,
+}
+
+impl Health {
+    /// ENOTCONN and ECONNABORTED are what the kernel answers in the place of a
+    /// FUSE daemon that is gone.
+    fn of(outcome: &Outcome) -> Self {
+        let gone = [Errno::NOTCONN, Errno::CONNABORTED].map(Errno::raw_os_error);
+        match outcome.errors.keys().any(|errno| gone.contains(errno)) {
+            true => Self::Doubtful,
+            false => Self::Good,
+        }
+    }
+}
+
+/// What the phase made the daemon spend, and the most memory it ever had.
+fn daemon_counters(before: Usage, after: Usage) -> [Counter; 2] {
+    let counter = |name: &str, value: u64| Counter {
+        name: format!("daemon.{name}"),
+        engine: "process".to_owned(),
+        value,
+    };
+    [
+        counter("cpu_ns", after.cpu.0.saturating_sub(before.cpu.0)),
+        counter("peak_rss_bytes", after.peak_memory.0),
+    ]
+}
+
 enum Failure {
     /// Ends the run.
     Run(RunError),
@@ -105,7 +138,10 @@ impl Step<'_> {
             self.build_flat(context)?;
         }
         let mut union = None;
-        for phase in &self.setup.phases {
+        for (index, phase) in self.setup.phases.iter().enumerate() {
+            if !cells.is_supported(&phase.cell_id) {
+                continue;
+            }
             // A cold phase wants a mount that nobody has looked into.
             if union.is_none() || phase.cache == Cache::Cold {
                 if let Some(old) = union.take() {
@@ -115,8 +151,18 @@ impl Step<'_> {
                 cells.mounted(self.setup.backend, &mounted.options_in_force, mounted.mount_api);
                 union = Some(mounted);
             }
-            let Some(union) = &union else { continue };
-            self.phase(phase, &union.root, control, context, cells)?;
+            let Some(union) = &mut union else { continue };
+            let done = self.phase(phase, union, control, context, cells);
+            let suspected = !matches!(done, Ok(Health::Good));
+            if let Some(end) = union.ended(suspected) {
+                // Whatever else went wrong came of it, and no phase behind
+                // this one has a mount left.
+                for phase in &self.setup.phases[index..] {
+                    cells.fail_cell(&phase.cell_id, &chain(&end));
+                }
+                return Ok(());
+            }
+            done?;
         }
         if let Some(union) = union {
             union.unmount().map_err(|error| Failure::Setup(chain(&error)))?;
@@ -146,14 +192,17 @@ impl Step<'_> {
     }
 
     fn mount(&self, control: bool, context: &Context<'_>) -> Result<Union, Failure> {
+        let backend_plan = &self.plan.backends[self.setup.backend];
         let request = Request {
-            plan: &self.plan.backends[self.setup.backend],
-            lower: &self.site.built.lower,
+            plan: backend_plan,
+            lower: self.site.lower(self.backend.whiteouts(backend_plan)),
+            writable_lower: &[],
             flat: control.then_some(self.folders.flat.as_path()),
             upper: &self.folders.upper,
             work: &self.folders.work,
             target: &self.folders.target,
             user_namespace: context.entered.user_namespace,
+            own_program: Path::new(OWN_PROGRAM),
         };
         self.backend.mount(&request).map_err(|error| Failure::Setup(chain(&error)))
     }
@@ -161,18 +210,19 @@ impl Step<'_> {
     fn phase(
         &self,
         phase: &PhasePlan,
-        root: &Path,
+        union: &Union,
         control: bool,
         context: &mut Context<'_>,
         cells: &mut Cells,
-    ) -> Result<(), Failure> {
+    ) -> Result<Health, Failure> {
+        let root = union.root.as_path();
         let stack_plan = &self.plan.stacks[self.setup.stack];
         let seed = phase_seed(self.plan.seed, &phase.name, self.planned.round);
         let prepared = match workload::prepare(phase, stack_plan, &self.site.layout, seed) {
             Ok(prepared) => prepared,
             Err(error) => {
                 cells.fail_cell(&phase.cell_id, &chain(&error));
-                return Ok(());
+                return Ok(Health::Good);
             }
         };
         self.set_caches(phase, &prepared, root, context, cells)?;
@@ -182,6 +232,7 @@ impl Step<'_> {
             watching: self.planned.probes.then_some(&mut *context.observer),
             seen: None,
         };
+        let used_before = union.usage();
         let outcome = workload::run(&prepared, root, &mut gate, context.cancel);
         let seen = gate.seen;
         let mut outcome = match outcome {
@@ -189,13 +240,18 @@ impl Step<'_> {
             Err(WorkloadError::Interrupted) => return Err(Failure::Run(RunError::Interrupted)),
             Err(error) => {
                 cells.fail_cell(&phase.cell_id, &chain(&error));
-                return Ok(());
+                return Ok(Health::Doubtful);
             }
         };
+        let used_after = union.usage();
+        let health = Health::of(&outcome);
         let after = self.upper_contents(control)?;
         let mut seen = seen.unwrap_or_default();
         if !control {
             seen.counters.extend(upper::difference(before, after));
+        }
+        if let (Some(before), Some(after)) = (used_before, used_after) {
+            seen.counters.extend(daemon_counters(before, after));
         }
         self.judge(phase, &prepared, &outcome, &seen, cells);
         context
@@ -204,7 +260,7 @@ impl Step<'_> {
             .map_err(|error| Failure::Run(RunError::Samples(error)))?;
         let round = self.round(&mut outcome, seen);
         cells.push(&phase.cell_id, &self.site.backing.info, round);
-        Ok(())
+        Ok(health)
     }
 
     fn set_caches(
@@ -236,7 +292,8 @@ impl Step<'_> {
         if control {
             return Ok(upper::Contents::default());
         }
-        upper::contents(&self.folders.upper)
+        let whiteouts = self.backend.whiteouts(&self.plan.backends[self.setup.backend]);
+        upper::contents(&self.folders.upper, whiteouts)
             .map_err(|error| Failure::Setup(format!("cannot walk the upper layer: {error}")))
     }
 

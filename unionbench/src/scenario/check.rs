@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use super::extra::check_extra;
 use super::file::{Backing, Cache, FileSystem, Group, Phase, Scenario, Stack, Workload};
 use super::options::check_overlayfs;
 use super::value::{Files, Keys, Layer, Many, Size};
@@ -218,6 +219,10 @@ fn backends(scenario: &Scenario) -> Verdict {
             }
             _ => {}
         }
+        check_extra(backend).map_err(|(name, problem)| Problem {
+            key: format!("{at}.extra{}{name}", if name.is_empty() { "" } else { "." }),
+            problem,
+        })?;
     }
     unique("backend", scenario.backend.iter().map(super::file::Backend::label))
 }

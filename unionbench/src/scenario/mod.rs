@@ -6,6 +6,7 @@
 
 mod check;
 mod error;
+mod extra;
 mod file;
 mod options;
 mod overrides;

@@ -37,13 +37,22 @@ pub enum XattrNamespace {
 }
 
 /// How whiteouts are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Whiteout {
     /// Character device 0:0; any user may make it since Linux 5.8.
     CharDev,
     /// Empty file with the attribute `overlay.whiteout`, Linux 6.8.
     Xattr,
+    /// aufs: an empty file `.wh.NAME`; an opaque directory holds
+    /// `.wh..wh..opq`.
+    Aufs,
+    /// unionfs-fuse: an empty file `NAME_HIDDEN~` at the same place below
+    /// [`UNIONFS_FOLDER`]; so it does for an opaque directory.
+    Unionfs,
 }
+
+/// Where unionfs-fuse 1.0 keeps whiteouts in each layer.
+pub const UNIONFS_FOLDER: &str = ".unionfs-fuse";
 
 /// How layers are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -205,6 +214,14 @@ impl<'a> Writer<'a> {
         if let Target::Layers(options) = self.target {
             let has_whiteout = dir.items.iter().any(|i| i.kind == ItemKind::Whiteout);
             let mark = match (dir.opaque, has_whiteout, options.whiteout) {
+                (true, _, Whiteout::Aufs) => {
+                    empty_file(&path.join(OPAQUE_OF_AUFS))?;
+                    None
+                }
+                (true, _, Whiteout::Unionfs) => {
+                    empty_file(&hidden(folder, &dir.path))?;
+                    None
+                }
                 (true, ..) => Some(b"y"),
                 // Tells overlayfs to look for whiteouts made of attributes.
                 (false, true, Whiteout::Xattr) => Some(b"x"),
@@ -229,7 +246,13 @@ impl<'a> Writer<'a> {
                 (ItemKind::File { visible: false, .. }, Target::Flat) => {}
                 (ItemKind::Whiteout, Target::Layers(options)) => {
                     self.note(b"whiteout", item.name.as_bytes(), &[]);
-                    whiteout(&fd, &item.name, options).map_err(at("make the whiteout"))?;
+                    match options.whiteout {
+                        Whiteout::Unionfs => {
+                            let name = format!("{}/{}", dir.path, item.name);
+                            empty_file(&hidden(folder, &name))?;
+                        }
+                        _ => whiteout(&fd, &item.name, options).map_err(at("make the whiteout"))?,
+                    }
                 }
                 (ItemKind::File { size, mode, seed, sparse, .. }, _) => {
                     self.note(b"file", item.name.as_bytes(), &[size, u64::from(mode)]);
@@ -293,6 +316,24 @@ impl<'a> Writer<'a> {
 
 const DIR_MODE: u32 = 0o755;
 
+/// What marks a directory as opaque for aufs (Documentation/filesystems/aufs).
+const OPAQUE_OF_AUFS: &str = ".wh..wh..opq";
+
+/// Where unionfs-fuse looks for the whiteout of `name`.
+fn hidden(layer: &Path, name: &str) -> PathBuf {
+    layer.join(UNIONFS_FOLDER).join(format!("{name}_HIDDEN~"))
+}
+
+/// Makes an empty file and the folders it lies in.
+fn empty_file(path: &Path) -> Result<(), StackError> {
+    let made = match path.parent() {
+        Some(parent) => std::fs::create_dir_all(parent),
+        None => Ok(()),
+    };
+    made.and_then(|()| File::create_new(path).map(drop))
+        .map_err(|source| io_error("make the whiteout", path, source))
+}
+
 fn set_dir_mode(path: &Path) -> Result<(), StackError> {
     use std::os::unix::fs::PermissionsExt as _;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(DIR_MODE))
@@ -311,6 +352,13 @@ fn whiteout(dir: &OwnedFd, name: &str, options: BuildOptions) -> std::io::Result
             let name = attribute(options.xattr_namespace, "whiteout");
             rustix::fs::fsetxattr(&fd, name.as_str(), b"y", XattrFlags::empty())?;
         }
+        Whiteout::Aufs => {
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+            let mode = Mode::from_raw_mode(0o444);
+            rustix::fs::openat(dir, format!(".wh.{name}"), flags, mode)?;
+        }
+        // Lies in another directory: made by the caller.
+        Whiteout::Unionfs => {}
     }
     Ok(())
 }

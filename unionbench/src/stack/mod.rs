@@ -6,7 +6,9 @@ mod layout;
 
 use std::path::PathBuf;
 
-pub use build::{BuildOptions, BuiltStack, Whiteout, XattrNamespace, build, build_flat};
+pub use build::{
+    BuildOptions, BuiltStack, UNIONFS_FOLDER, Whiteout, XattrNamespace, build, build_flat,
+};
 pub use layout::{FileEntry, Item, ItemKind, LayerDir, Layout, Totals};
 
 /// Why a stack could not be built. What was written so far is left to the

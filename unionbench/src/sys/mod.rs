@@ -9,6 +9,7 @@ pub mod loop_device;
 pub mod mount;
 pub mod namespace;
 pub mod own_mounts;
+pub mod process;
 pub mod signal;
 
 pub use rustix::io::Errno;

@@ -1,0 +1,98 @@
+//! `[backend.extra]`: settings that only one kind of backend reads.
+
+use super::file::Backend;
+
+/// What a word of a mount command may hold in braces.
+const PLACEHOLDERS: [&str; 6] = ["lower", "each", "upper", "work", "target", "options"];
+/// Whose whiteouts the layers of a `command` may hold.
+const WHITEOUTS: [&str; 3] = ["overlayfs", "aufs", "unionfs-fuse"];
+
+/// Refuses settings that the kind does not read, and values it cannot use;
+/// `Err` holds the setting and the problem.
+pub fn check_extra(backend: &Backend) -> Result<(), (String, String)> {
+    let known: &[&str] = match backend.kind.as_str() {
+        "command" => &["command", "whiteouts"],
+        _ => &[],
+    };
+    if let Some(name) = backend.extra.keys().find(|name| !known.contains(&name.as_str())) {
+        let problem = match known {
+            [] => format!("{} reads no such setting", backend.kind),
+            known => format!("{} reads only {}", backend.kind, known.join(", ")),
+        };
+        return Err((name.clone(), problem));
+    }
+    if backend.kind == "command" {
+        command(backend.extra.get("command")).map_err(|problem| ("command".to_owned(), problem))?;
+    }
+    match backend.extra.get("whiteouts") {
+        Some(value) if !WHITEOUTS.contains(&value.as_str()) => {
+            let problem = format!("{value:?} is not one of \"{}\"", WHITEOUTS.join("\", \""));
+            Err(("whiteouts".to_owned(), problem))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn command(text: Option<&String>) -> Result<(), String> {
+    let Some(text) = text else {
+        return Err("a backend of kind command needs it: the mount command".to_owned());
+    };
+    let words = shlex::split(text).ok_or("a quotation mark is never closed")?;
+    if words.is_empty() {
+        return Err("it is empty".to_owned());
+    }
+    for word in &words {
+        for part in word.split('{').skip(1) {
+            let name = part.split(['}', ':']).next().unwrap_or_default();
+            if !part.contains('}') || !PLACEHOLDERS.contains(&name) {
+                let all = PLACEHOLDERS.map(|name| format!("{{{name}}}")).join(", ");
+                return Err(format!("{{{part} is no placeholder; there are {all}"));
+            }
+        }
+    }
+    if !words.iter().any(|word| word.contains("{target}")) {
+        return Err("{target} is nowhere in it: say where to mount".to_owned());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn check(kind: &str, extra: &[(&str, &str)], expected: Option<&str>) {
+        let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        let backend = Backend {
+            kind: kind.to_owned(),
+            name: None,
+            options: BTreeMap::new(),
+            extra: extra.iter().map(own).collect(),
+        };
+        match (check_extra(&backend), expected) {
+            (Ok(()), None) => {}
+            (Err((_, problem)), Some(part)) => assert!(problem.contains(part), "{problem}"),
+            (got, _) => panic!("{got:?} instead of {expected:?}"),
+        }
+    }
+
+    #[test]
+    fn a_command_says_where_to_mount_and_uses_known_placeholders() {
+        check("command", &[("command", "m -o 'l={lower:=RO}' {each} {target}")], None);
+        check("command", &[], Some("needs it"));
+        check("command", &[("command", " ")], Some("empty"));
+        check("command", &[("command", "m 'x {target}")], Some("never closed"));
+        check("command", &[("command", "m {lower}")], Some("{target}"));
+        check("command", &[("command", "m {target} {layers}")], Some("no placeholder"));
+        check("command", &[("command", "m {target} {lower")], Some("no placeholder"));
+        check("command", &[("command", "m {target}"), ("whiteouts", "zfs")], Some("not one of"));
+    }
+
+    #[test]
+    fn settings_that_nobody_reads_are_refused() {
+        check("overlayfs", &[("command", "m {target}")], Some("no such setting"));
+        check("command", &[("command", "m {target}"), ("colour", "red")], Some("reads only"));
+        check("bundled", &[], None);
+    }
+}
