@@ -1,7 +1,7 @@
 //! Attributes: where an object really is, what it shows, and changes to it.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{OFlags, Stat, Timespec, Timestamps};
@@ -14,16 +14,16 @@ use crate::union::Union;
 
 /// Where a node's attributes are kept.
 pub(crate) enum Spot {
-    In(u16, PathBuf),
+    In(u16, Arc<Path>),
     /// A dead node, reached through a descriptor still open.
     Open(Arc<OwnedFd>),
 }
 
 impl Spot {
-    pub(crate) fn at<'a>(&'a self, union: &'a Union) -> At<'a> {
+    pub(crate) fn at<'a>(&'a self, union: &'a Union) -> Result<At<'a>, Errno> {
         match self {
             Self::In(layer, path) => union.layers[usize::from(*layer)].at(path),
-            Self::Open(fd) => At::of_fd(fd.as_fd()),
+            Self::Open(fd) => Ok(At::of_fd(fd.as_fd())),
         }
     }
 }
@@ -44,37 +44,39 @@ pub(crate) const OMIT: Timespec = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTI
 
 impl Union {
     pub(crate) fn spot(&self, node: &Node) -> Result<Spot, Errno> {
-        let (dead, upper, place) = {
+        if node.is_nameless() {
+            return node.open_fd().map(Spot::Open).ok_or(Errno::NOENT);
+        }
+        let (upper, place) = {
             let state = node.state.lock();
-            let dead = state.aliases.is_empty() && node.ino != ROOT;
-            let own = if state.metacopy { state.lowers.last() } else { state.lowers.first() };
-            (dead, state.upper, own.cloned())
+            let places = state.below.places();
+            let own = if state.metacopy { places.last() } else { places.first() };
+            (state.upper, own.cloned())
         };
-        if dead && let Some(fd) = node.open_fd() {
-            return Ok(Spot::Open(fd));
+        if upper {
+            return Ok(Spot::In(0, Arc::from(node.upper_path().ok_or(Errno::NOENT)?)));
         }
-        match place {
-            Some(place) if !upper => Ok(Spot::In(place.layer, place.path.to_path_buf())),
-            _ => Ok(Spot::In(0, node.upper_path().ok_or(Errno::NOENT)?)),
-        }
+        let place = place.or_else(|| node.lower_place());
+        place.map(|p| Spot::In(p.layer, p.path)).ok_or(Errno::NOENT)
     }
 
     /// The node's attributes as the union shows them.
     pub(crate) fn stat(&self, node: &Node) -> Result<Stat, Errno> {
-        let mut stat = self.spot(node)?.at(self).stat()?;
+        let mut stat = self.spot(node)?.at(self)?.stat()?;
         stat.st_ino = node.ino;
         let state = node.state.lock();
+        let places = state.below.places();
         if node.is_dir() {
             // As overlayfs does: links of a merged directory are not counted.
-            if !state.lowers.is_empty() {
+            if places.len() + usize::from(state.upper) > 1 {
                 stat.st_nlink = 1;
             }
         } else if state.metacopy
-            && let Some(data) = state.lowers.first()
+            && let Some(data) = places.first()
         {
-            stat.st_blocks = self.place(data).stat()?.st_blocks;
+            stat.st_blocks = self.place(data)?.stat()?.st_blocks;
         }
-        if state.aliases.is_empty() && node.ino != ROOT && !state.upper {
+        if state.aliases.all().is_empty() && node.ino != ROOT && !state.upper {
             stat.st_nlink = 0;
         }
         Ok(stat)
@@ -92,7 +94,7 @@ impl Union {
             },
         )?;
         let spot = self.spot(node)?;
-        let at = spot.at(self);
+        let at = spot.at(self)?;
         if let Some(size) = change.size {
             rustix::fs::ftruncate(at.open(OFlags::WRONLY)?, size)?;
         }
@@ -114,8 +116,8 @@ impl Union {
     pub(crate) fn read_link(&self, node: &Node) -> Result<Vec<u8>, Errno> {
         let _tree = self.shared();
         let spot = self.spot(node)?;
-        let at = spot.at(self);
-        Ok(rustix::fs::readlinkat(at.dir, at.path, Vec::new())?.into_bytes())
+        let at = spot.at(self)?;
+        Ok(at.read_link()?.into_bytes())
     }
 
     /// Flushes the upper part of a directory; lower parts never change.
@@ -125,6 +127,6 @@ impl Union {
             return Ok(());
         }
         let path = node.upper_path().ok_or(Errno::NOENT)?;
-        rustix::fs::fsync(self.upper(&path).open(OFlags::RDONLY | OFlags::DIRECTORY)?)
+        rustix::fs::fsync(self.upper(&path)?.open(OFlags::RDONLY | OFlags::DIRECTORY)?)
     }
 }

@@ -7,19 +7,21 @@
 //! Parents are copied first, each under its own lock and never while a child's
 //! is held, so two copy-ups cannot wait for each other.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, SeekFrom, Stat, Timespec, Timestamps, XattrFlags,
-};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 
 use crate::counters::Counters;
+use crate::data::copy_data;
 use crate::layer::At;
-use crate::node::{Node, ROOT};
+use crate::marks::is_mark;
+use crate::node::{Alias, Below, Node, ROOT};
 use crate::origin;
 use crate::sys::handle;
 use crate::sys::probe_points::{unionbench_copy_up_begin, unionbench_copy_up_end};
@@ -42,18 +44,19 @@ impl Union {
         if done(node, data) {
             return Ok(());
         }
-        let (parent, name) = {
-            let state = node.state.lock();
-            let alias = state.aliases.first().ok_or(Errno::NOENT)?;
-            (alias.parent.clone(), alias.name.clone())
-        };
-        self.copy_up(&parent, Data::All)?;
+        let alias = node.state.lock().aliases.all().first().cloned();
+        if let Some(alias) = &alias {
+            self.copy_up(&alias.parent, Data::All)?;
+        }
         let _copying = node.copying.lock();
         if done(node, data) {
             return Ok(());
         }
         unionbench_copy_up_begin(node.ino);
-        let copied = self.copy_object(node, data);
+        let copied = match &alias {
+            Some(alias) => self.copy_object(node, alias, data),
+            None => self.copy_nameless(node, data),
+        };
         let bytes = *copied.as_ref().unwrap_or(&0);
         unionbench_copy_up_end(
             node.ino,
@@ -64,8 +67,9 @@ impl Union {
         Counters::add(&self.counters.copy_ups, 1);
         Counters::add(&self.counters.copied_bytes, bytes);
         self.settle(node, data);
-        if let Some(entry) = parent.index.lock().as_mut().and_then(|i| i.get_mut(&name)) {
-            entry.layer = 0;
+        if let Some(alias) = &alias {
+            node.alias_is_upper(alias);
+            alias.parent.with_index(|index| index.set_layer(alias.slot, 0));
         }
         Ok(())
     }
@@ -74,72 +78,147 @@ impl Union {
     fn settle(&self, node: &Node, data: Data) {
         let mut state = node.state.lock();
         state.upper = true;
-        if let Some(alias) = state.aliases.first_mut() {
-            alias.upper = true;
-        }
         if !node.is_dir() {
+            let places = std::mem::take(&mut state.below);
             state.metacopy = data == Data::None && node.kind == FileType::RegularFile;
-            let keep = usize::from(state.metacopy);
-            state.lowers.truncate(keep);
+            if state.metacopy {
+                state.below = Below::of(places.places().iter().take(1).cloned().collect());
+            }
         }
         node.epoch.fetch_add(1, Ordering::Release);
     }
 
-    fn copy_object(&self, node: &Arc<Node>, data: Data) -> Result<u64, Errno> {
-        let path = node.upper_path().ok_or(Errno::NOENT)?;
+    fn copy_object(&self, node: &Arc<Node>, alias: &Alias, data: Data) -> Result<u64, Errno> {
         if node.in_upper() {
-            return self.fill_metacopy(node, &path, data);
+            return self.fill_metacopy(node, data);
         }
+        let path = node.path_of(alias).ok_or(Errno::NOENT)?;
         let spot = self.spot(node)?;
-        let from = spot.at(self);
+        let from = spot.at(self)?;
         let stat = from.stat()?;
-        let parent = path.parent().unwrap_or(Path::new(""));
-        let above = self.upper(parent);
+        let to = self.upper(&path)?;
+        let above = At::of_fd(to.dir.as_fd());
         let parent_times = above.stat()?;
         let bytes = match node.kind {
-            FileType::RegularFile => self.copy_file(node, &from, &stat, &path, data)?,
-            _ => self.copy_other(node, &from, &stat, &path)?,
+            FileType::RegularFile => {
+                let (twin, bytes) = self.copy_file(node, &from, &stat, data)?;
+                self.name_twin(&twin, &to)?;
+                bytes
+            }
+            _ => self.copy_other(node, &from, &stat, &to)?,
         };
         // The union's view of the parent did not change, so its times must not.
         above.set_times(&times_of(&parent_times))?;
         Ok(bytes)
     }
 
+    /// Copies a file whose last name is gone: the copy gets none either, and
+    /// lives as long as the node is open.
+    fn copy_nameless(&self, node: &Arc<Node>, data: Data) -> Result<u64, Errno> {
+        let source = node.open_fd().ok_or(Errno::NOENT)?;
+        let from = At::of_fd(source.as_fd());
+        let stat = from.stat()?;
+        if node.kind != FileType::RegularFile || node.in_upper() {
+            return Err(Errno::NOENT);
+        }
+        let data = if data == Data::None { Data::All } else { data };
+        let (twin, bytes) = self.copy_file(node, &from, &stat, data)?;
+        let fd = match twin {
+            Twin::Nameless(fd) => fd,
+            Twin::Named(fd, name) => {
+                self.in_work(&name)?.unlink(AtFlags::empty())?;
+                fd
+            }
+        };
+        if let Some(opened) = &mut node.state.lock().opened {
+            opened.pinned = Some(Arc::new(fd));
+        }
+        Ok(bytes)
+    }
+
     fn copy_file(
         &self,
-        node: &Node,
+        node: &Arc<Node>,
         from: &At<'_>,
         stat: &Stat,
-        path: &Path,
         data: Data,
-    ) -> Result<u64, Errno> {
+    ) -> Result<(Twin, u64), Errno> {
+        let source = if node.is_nameless() { None } else { self.data_place(node)? };
+        let twin = self.new_twin()?;
+        let built = || -> Result<u64, Errno> {
+            let size = stat.st_size as u64;
+            let mut bytes = 0;
+            if data == Data::None {
+                rustix::fs::ftruncate(twin.fd(), size)?;
+            } else {
+                let source = match &source {
+                    Some(place) => self.place(place)?.open(OFlags::RDONLY)?,
+                    None => from.open(OFlags::RDONLY)?,
+                };
+                let len = if let Data::UpTo(len) = data { len.min(size) } else { size };
+                bytes = copy_data(&source, twin.fd(), len)?;
+            }
+            let at = At::of_fd(twin.fd().as_fd());
+            if data == Data::None && size > 0 {
+                self.set_mark(&at, "metacopy", &[])?;
+            }
+            self.copy_attributes(from, stat, &at, true)?;
+            if !self.volatile && size > 0 && data != Data::None {
+                rustix::fs::fsync(twin.fd())?;
+            }
+            Ok(bytes)
+        };
+        match built() {
+            Ok(bytes) => {
+                if data == Data::None
+                    && let Some(place) = source
+                {
+                    node.state.lock().below = Below::of(vec![place]);
+                }
+                Ok((twin, bytes))
+            }
+            Err(e) => {
+                self.discard(&twin);
+                Err(e)
+            }
+        }
+    }
+
+    /// An empty file in the work folder; without a name where its file system
+    /// knows such files, so that not even a crash leaves it behind.
+    fn new_twin(&self) -> Result<Twin, Errno> {
         let work = self.in_work(Path::new("."))?;
-        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        let twin = rustix::fs::openat(work.dir, ".", flags, Mode::RUSR | Mode::WUSR)?;
-        let size = stat.st_size as u64;
-        let mut bytes = 0;
-        if data == Data::None {
-            rustix::fs::ftruncate(&twin, size)?;
-        } else {
-            let place = node.state.lock().lowers.first().cloned().ok_or(Errno::IO)?;
-            let source = self.place(&place).open(OFlags::RDONLY)?;
-            let len = match data {
-                Data::UpTo(len) => len.min(size),
-                _ => size,
-            };
-            bytes = copy_data(&source, &twin, len)?;
+        let open = |path: &Path, flags: OFlags| {
+            let flags = flags | OFlags::RDWR | OFlags::CLOEXEC;
+            rustix::fs::openat(&work.dir, path, flags, Mode::RUSR | Mode::WUSR)
+        };
+        match open(Path::new("."), OFlags::TMPFILE) {
+            Ok(fd) => return Ok(Twin::Nameless(fd)),
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT | Errno::INVAL) => {}
+            Err(e) => return Err(e),
         }
-        let at = At::of_fd(twin.as_fd());
-        if data == Data::None && size > 0 {
-            self.set_mark(&at, "metacopy", &[])?;
+        let name = self.twin_name();
+        Ok(Twin::Named(open(&name, OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW)?, name))
+    }
+
+    /// Gives a finished twin its name in the upper layer.
+    fn name_twin(&self, twin: &Twin, to: &At<'_>) -> Result<(), Errno> {
+        let moved = match twin {
+            Twin::Nameless(fd) => At::of_fd(fd.as_fd()).link(to),
+            Twin::Named(_, name) => self.in_work(name)?.rename(to),
+        };
+        if moved.is_err() {
+            self.discard(twin);
         }
-        self.copy_attributes(from, stat, &at, true)?;
-        if !self.volatile && bytes > 0 {
-            rustix::fs::fsync(&twin)?;
+        moved
+    }
+
+    fn discard(&self, twin: &Twin) {
+        if let Twin::Named(_, name) = twin
+            && let Ok(at) = self.in_work(name)
+        {
+            let _ = at.unlink(AtFlags::empty());
         }
-        let to = self.upper(path);
-        rustix::fs::linkat(rustix::fs::CWD, at.proc(), to.dir, to.path, AtFlags::SYMLINK_FOLLOW)?;
-        Ok(bytes)
     }
 
     fn copy_other(
@@ -147,24 +226,23 @@ impl Union {
         node: &Node,
         from: &At<'_>,
         stat: &Stat,
-        path: &Path,
+        to: &At<'_>,
     ) -> Result<u64, Errno> {
         let name = self.twin_name();
         let twin = self.in_work(&name)?;
         match node.kind {
-            FileType::Directory => rustix::fs::mkdirat(twin.dir, twin.path, Mode::RWXU)?,
+            FileType::Directory => rustix::fs::mkdirat(&twin.dir, twin.name, Mode::RWXU)?,
             FileType::Symlink => {
-                let target = rustix::fs::readlinkat(from.dir, from.path, Vec::new())?;
-                rustix::fs::symlinkat(target.as_c_str(), twin.dir, twin.path)?;
+                let target = from.read_link()?;
+                rustix::fs::symlinkat(target.as_c_str(), &twin.dir, twin.name)?;
             }
             kind => {
-                rustix::fs::mknodat(twin.dir, twin.path, kind, mode(stat.st_mode), stat.st_rdev)?
+                rustix::fs::mknodat(&twin.dir, twin.name, kind, mode(stat.st_mode), stat.st_rdev)?
             }
         }
-        let to = self.upper(path);
         let moved = self
-            .copy_attributes(from, stat, &twin, node.is_dir() || node.kind != FileType::Symlink)
-            .and_then(|()| rustix::fs::renameat(twin.dir, twin.path, to.dir, to.path));
+            .copy_attributes(from, stat, &twin, node.kind != FileType::Symlink)
+            .and_then(|()| twin.rename(to));
         if moved.is_err() {
             let _ = clear_twin(&twin);
         }
@@ -173,11 +251,12 @@ impl Union {
 
     /// Copies the data a metacopy still lacks; its mark goes last, so that a
     /// crash before leaves it a metacopy.
-    fn fill_metacopy(&self, node: &Node, path: &Path, data: Data) -> Result<u64, Errno> {
-        let at = self.upper(path);
+    fn fill_metacopy(&self, node: &Node, data: Data) -> Result<u64, Errno> {
+        let path = node.upper_path().ok_or(Errno::NOENT)?;
+        let at = self.upper(&path)?;
         let stat = at.stat()?;
-        let place = node.state.lock().lowers.first().cloned().ok_or(Errno::IO)?;
-        let source = self.place(&place).open(OFlags::RDONLY)?;
+        let place = node.state.lock().below.places().first().cloned().ok_or(Errno::IO)?;
+        let source = self.place(&place)?.open(OFlags::RDONLY)?;
         let target = at.open(OFlags::RDWR)?;
         let size = stat.st_size as u64;
         let len = if let Data::UpTo(len) = data { len.min(size) } else { size };
@@ -186,7 +265,7 @@ impl Union {
             rustix::fs::fsync(&target)?;
         }
         at.set_times(&times_of(&stat))?;
-        at.remove_xattr(&self.mark("metacopy"))?;
+        self.clear_mark(&at, "metacopy")?;
         Ok(bytes)
     }
 
@@ -200,14 +279,16 @@ impl Union {
         has_mode: bool,
     ) -> Result<(), Errno> {
         to.chown(Some(stat.st_uid), Some(stat.st_gid))?;
-        for name in from.xattr_names()? {
-            let name = std::os::unix::ffi::OsStrExt::from_bytes(name.as_slice());
-            if self.is_mark(name) {
+        for name in from.xattr_names()?.split(|b| *b == 0).filter(|n| !n.is_empty()) {
+            let name = OsStr::from_bytes(name);
+            if is_mark(name) {
                 continue;
             }
             if let Some(value) = from.xattr(name)? {
                 match to.set_xattr(name, &value, XattrFlags::empty()) {
                     Ok(()) | Err(Errno::OPNOTSUPP) => {}
+                    // An ordinary user may see attributes that only root sets.
+                    Err(Errno::PERM) if !self.privileged => {}
                     Err(e) => return Err(e),
                 }
             }
@@ -215,7 +296,7 @@ impl Union {
         if has_mode {
             to.chmod(stat.st_mode)?;
         }
-        let handle = handle::encode(from.dir, from.path).ok();
+        let handle = handle::encode(&from.dir, from.name).ok();
         if let Some(mark) = handle.as_ref().and_then(origin::encode) {
             // An upper file system without such attributes only costs stable
             // numbers after a remount.
@@ -225,6 +306,20 @@ impl Union {
             }
         }
         to.set_times(&times_of(stat))
+    }
+}
+
+/// A copy that is not finished.
+enum Twin {
+    Nameless(OwnedFd),
+    Named(OwnedFd, PathBuf),
+}
+
+impl Twin {
+    fn fd(&self) -> &OwnedFd {
+        match self {
+            Self::Nameless(fd) | Self::Named(fd, _) => fd,
+        }
     }
 }
 
@@ -239,68 +334,4 @@ pub(crate) fn times_of(stat: &Stat) -> Timestamps {
         last_access: time(stat.st_atime, stat.st_atime_nsec),
         last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
     }
-}
-
-/// Copies the first `len` bytes and leaves holes as holes; returns the bytes
-/// copied. Shares blocks where the file system can.
-fn copy_data(from: &OwnedFd, to: &OwnedFd, len: u64) -> Result<u64, Errno> {
-    if len == 0 {
-        return rustix::fs::ftruncate(to, 0).map(|()| 0);
-    }
-    if rustix::fs::ioctl_ficlone(to, from).is_ok() {
-        return rustix::fs::ftruncate(to, len).map(|()| 0);
-    }
-    rustix::fs::ftruncate(to, len)?;
-    let mut copied = 0;
-    let mut at = 0;
-    while at < len {
-        let start = match rustix::fs::seek(from, SeekFrom::Data(at)) {
-            Ok(start) if start < len => start,
-            Ok(_) | Err(Errno::NXIO) => break,
-            Err(Errno::INVAL) => at,
-            Err(e) => return Err(e),
-        };
-        let end = rustix::fs::seek(from, SeekFrom::Hole(start)).unwrap_or(len).min(len);
-        at = copy_range(from, to, start, end)?;
-        copied += at - start;
-        if at < end {
-            break;
-        }
-    }
-    Ok(copied)
-}
-
-/// Copies one run of data; ends early only where the source does.
-fn copy_range(from: &OwnedFd, to: &OwnedFd, start: u64, end: u64) -> Result<u64, Errno> {
-    let (mut source, mut target) = (start, start);
-    while source < end {
-        let len = (end - source) as usize;
-        match rustix::fs::copy_file_range(from, Some(&mut source), to, Some(&mut target), len) {
-            Ok(0) => break,
-            Ok(_) => {}
-            Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => {
-                return copy_by_hand(from, to, source, end);
-            }
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(source)
-}
-
-fn copy_by_hand(from: &OwnedFd, to: &OwnedFd, start: u64, end: u64) -> Result<u64, Errno> {
-    let mut buf = vec![0u8; 1 << 20];
-    let mut at = start;
-    while at < end {
-        let want = buf.len().min((end - at) as usize);
-        let got = rustix::io::pread(from, &mut buf[..want], at)?;
-        if got == 0 {
-            break;
-        }
-        let mut written = 0;
-        while written < got {
-            written += rustix::io::pwrite(to, &buf[written..got], at + written as u64)?;
-        }
-        at += got as u64;
-    }
-    Ok(at)
 }

@@ -3,19 +3,21 @@
 //! folder where a whiteout must give way in the same step.
 
 use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Stat, XattrFlags};
 use rustix::io::Errno;
 
 use crate::copy_up::Data;
-use crate::index::{Entry, What};
-use crate::layer::{At, join};
+use crate::index::{New, What};
+use crate::layer::{At, Dir, join};
 use crate::node::{Node, State};
 use crate::union::{Union, clear_twin, mode};
 use crate::whiteout::too_long;
+
+const DEFAULT_ACL: &str = "system.posix_acl_default";
 
 /// Who makes an object, and with which mode.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +25,8 @@ pub(crate) struct Maker {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) mode: u32,
+    /// Taken from the mode unless the directory has a default ACL.
+    pub(crate) umask: u32,
 }
 
 /// What is to be made.
@@ -63,21 +67,16 @@ impl Union {
             return Err(Errno::PERM);
         }
         let _tree = self.shared();
-        let (hidden, below) = self.vacancy(parent, name)?;
+        let vacancy = self.vacancy(parent, name)?;
         self.copy_up(parent, Data::All)?;
         let dir = parent.upper_path().ok_or(Errno::NOENT)?;
-        let maker = inherit(&self.upper(&dir), what, maker)?;
+        let acl = default_acl(&self.layers[0].dir(&dir)?)?;
         let path = join(&dir, name);
-        let to = self.upper(&path);
-        let fd = if hidden || (below && what.kind() == FileType::Directory) {
-            let twin_name = self.twin_name();
-            let twin = self.in_work(&twin_name)?;
-            let made = make_object(&twin, what, maker)
-                .and_then(|fd| self.put(&twin, &to, what.kind(), hidden).map(|()| fd));
-            if made.is_err() {
-                let _ = clear_twin(&twin);
-            }
-            made?
+        let to = self.upper(&path)?;
+        let maker = inherit(&At::of_fd(to.dir.as_fd()), what, maker, acl.is_some())?;
+        let through_work = vacancy.hidden || (vacancy.below && what.kind() == FileType::Directory);
+        let fd = if through_work {
+            self.make_in_work(&to, what, maker, vacancy, acl)?
         } else {
             make_object(&to, what, maker)?
         };
@@ -89,9 +88,38 @@ impl Union {
         stat.st_ino = ino;
         let kind = what.kind();
         let node = self.nodes.find_or_make(ino, kind, State { upper: true, ..State::default() });
-        node.learn_alias(parent, name, true);
-        self.enter(parent, name, kind, ino, below)?;
+        self.enter(parent, name, &node, vacancy.below)?;
         Ok((node, stat, fd))
+    }
+
+    /// Makes the object in the work folder and moves it to its name. There it
+    /// lies in a directory with the ACL that it is to inherit, if there is one.
+    fn make_in_work(
+        &self,
+        to: &At<'_>,
+        what: Make<'_>,
+        maker: Maker,
+        vacancy: Vacancy,
+        acl: Option<Vec<u8>>,
+    ) -> Result<Option<OwnedFd>, Errno> {
+        let name = self.twin_name();
+        let stage = self.in_work(&name)?;
+        let mut twin_name = name.clone();
+        if let Some(acl) = &acl {
+            rustix::fs::mkdirat(&stage.dir, stage.name, Mode::RWXU)?;
+            stage.set_xattr(OsStr::new(DEFAULT_ACL), acl, XattrFlags::empty())?;
+            twin_name = join(&name, OsStr::new("twin"));
+        }
+        let twin = self.in_work(&twin_name)?;
+        let made = make_object(&twin, what, maker)
+            .and_then(|fd| self.put(&twin, to, what.kind(), vacancy.hidden).map(|()| fd));
+        if made.is_err() {
+            let _ = clear_twin(&twin);
+        }
+        if acl.is_some() {
+            let _ = stage.unlink(AtFlags::REMOVEDIR);
+        }
+        made
     }
 
     /// Adds a name to an object that exists.
@@ -103,82 +131,101 @@ impl Union {
     ) -> Result<Stat, Errno> {
         self.check_writable()?;
         let _tree = self.shared();
-        let (hidden, below) = self.vacancy(parent, name)?;
+        let vacancy = self.vacancy(parent, name)?;
         self.copy_up(node, Data::All)?;
         self.copy_up(parent, Data::All)?;
-        let from = self.spot(node)?;
-        let from = from.at(self);
+        let spot = self.spot(node)?;
+        let from = spot.at(self)?;
         let path = join(&parent.upper_path().ok_or(Errno::NOENT)?, name);
-        let to = self.upper(&path);
-        let link = |to: &At<'_>| {
-            if from.path.as_os_str().is_empty() {
-                let follow = AtFlags::SYMLINK_FOLLOW;
-                return rustix::fs::linkat(rustix::fs::CWD, from.proc(), to.dir, to.path, follow);
-            }
-            rustix::fs::linkat(from.dir, from.path, to.dir, to.path, AtFlags::empty())
-        };
-        if hidden {
+        let to = self.upper(&path)?;
+        if vacancy.hidden {
             let twin_name = self.twin_name();
             let twin = self.in_work(&twin_name)?;
-            link(&twin)?;
-            self.put(&twin, &to, node.kind, true)?;
+            from.link(&twin)?;
+            if let Err(e) = twin.rename(&to) {
+                let _ = twin.unlink(AtFlags::empty());
+                return Err(e);
+            }
         } else {
-            link(&to)?;
+            from.link(&to)?;
         }
-        node.learn_alias(parent, name, true);
-        self.enter(parent, name, node.kind, node.ino, below)?;
+        self.enter(parent, name, node, vacancy.below)?;
         self.stat(node)
     }
 
-    /// Whether a whiteout lies under the free name, and anything below it.
-    pub(crate) fn vacancy(&self, parent: &Node, name: &OsStr) -> Result<(bool, bool), Errno> {
+    /// What lies under a name that must be free.
+    fn vacancy(&self, parent: &Arc<Node>, name: &OsStr) -> Result<Vacancy, Errno> {
         if too_long(name) {
             return Err(Errno::NAMETOOLONG);
         }
         match self.index_of(parent)?.get(name) {
-            None => Ok((false, false)),
-            Some(Entry { what: What::Whiteout, below, .. }) => Ok((true, *below)),
-            Some(_) => Err(Errno::EXIST),
+            None => return Ok(Vacancy { hidden: false, below: false }),
+            Some(e) if e.what == What::Whiteout => {
+                return Ok(Vacancy { hidden: true, below: e.below });
+            }
+            Some(_) => {}
+        }
+        match self.lookup(parent, name) {
+            // It vanished from its layer behind the union's back.
+            Err(Errno::NOENT) => Ok(Vacancy { hidden: false, below: true }),
+            _ => Err(Errno::EXIST),
         }
     }
 
     /// Moves a finished twin to its name, over a whiteout if one is there.
     fn put(&self, twin: &At<'_>, to: &At<'_>, kind: FileType, hidden: bool) -> Result<(), Errno> {
         if kind != FileType::Directory {
-            return rustix::fs::renameat(twin.dir, twin.path, to.dir, to.path);
+            return twin.rename(to);
         }
         self.set_mark(twin, "opaque", b"y")?;
         if !hidden {
-            return rustix::fs::renameat(twin.dir, twin.path, to.dir, to.path);
+            return twin.rename(to);
         }
-        rustix::fs::renameat_with(twin.dir, twin.path, to.dir, to.path, RenameFlags::EXCHANGE)?;
+        twin.rename_with(to, RenameFlags::EXCHANGE)?;
         clear_twin(twin)
     }
 
-    /// Shows a new upper object in its parent's listing.
+    /// Shows an upper object under a name of its parent's listing.
     pub(crate) fn enter(
         &self,
-        parent: &Node,
+        parent: &Arc<Node>,
         name: &OsStr,
-        kind: FileType,
-        ino: u64,
+        node: &Arc<Node>,
         below: bool,
     ) -> Result<(), Errno> {
-        self.index_of(parent)?.insert(Entry {
-            name: name.into(),
-            what: What::Object(kind),
-            layer: 0,
-            ino,
-            below,
-            dirs: Vec::new(),
-        });
+        let new = New { what: What::Object(node.kind), layer: 0, ino: node.ino, below };
+        let slot = self.index_of(parent)?.put(name, new);
+        node.learn_alias(parent, slot, true);
         Ok(())
     }
 }
 
+/// What lies under a free name.
+#[derive(Clone, Copy)]
+struct Vacancy {
+    /// A whiteout of the upper layer.
+    hidden: bool,
+    /// Something of a lower layer.
+    below: bool,
+}
+
+/// The ACL that a directory gives to what is made in it.
+fn default_acl(dir: &Dir<'_>) -> Result<Option<Vec<u8>>, Errno> {
+    let mut buf = [0u8; 1024];
+    match rustix::fs::fgetxattr(dir, DEFAULT_ACL, &mut buf[..]) {
+        Ok(len) => Ok(Some(buf[..len].to_vec())),
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
+        Err(_) => At::of_fd(dir.as_fd()).xattr(OsStr::new(DEFAULT_ACL)),
+    }
+}
+
 /// A directory with the set-group-ID bit gives its group to what is made in
-/// it, and the bit to directories.
-fn inherit(dir: &At<'_>, what: Make<'_>, mut maker: Maker) -> Result<Maker, Errno> {
+/// it, and the bit to directories; one without a default ACL lets the umask
+/// count.
+fn inherit(dir: &At<'_>, what: Make<'_>, mut maker: Maker, has_acl: bool) -> Result<Maker, Errno> {
+    if !has_acl {
+        maker.mode &= !maker.umask;
+    }
     let stat = dir.stat()?;
     if stat.st_mode & SET_GID != 0 {
         maker.gid = stat.st_gid;
@@ -196,18 +243,20 @@ fn make_object(to: &At<'_>, what: Make<'_>, maker: Maker) -> Result<Option<Owned
         Make::File => {
             let flags =
                 OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            fd = Some(rustix::fs::openat(to.dir, to.path, flags, bits)?);
+            fd = Some(rustix::fs::openat(&to.dir, to.name, flags, bits)?);
         }
-        Make::Directory => rustix::fs::mkdirat(to.dir, to.path, bits)?,
-        Make::Symlink(target) => rustix::fs::symlinkat(target, to.dir, to.path)?,
-        Make::Special(kind, device) => rustix::fs::mknodat(to.dir, to.path, kind, bits, device)?,
+        Make::Directory => rustix::fs::mkdirat(&to.dir, to.name, bits)?,
+        Make::Symlink(target) => rustix::fs::symlinkat(target, &to.dir, to.name)?,
+        Make::Special(kind, device) => rustix::fs::mknodat(&to.dir, to.name, kind, bits, device)?,
     }
     // A change of owner clears the set-ID bits, so they are set after it; the
     // process's own umask is 0 while it serves.
     to.chown(Some(maker.uid), Some(maker.gid))?;
     let special = bits.intersects(Mode::SUID | Mode::SGID | Mode::SVTX);
     if special && !matches!(what, Make::Symlink(_)) {
-        to.chmod(maker.mode)?;
+        // The plain bits are those that an inherited ACL has left.
+        let plain = to.stat()?.st_mode & 0o777;
+        to.chmod(plain | (maker.mode & 0o7000))?;
     }
     Ok(fd)
 }

@@ -1,116 +1,109 @@
-//! Open files. A handle opened on a lower file follows the data once another
-//! opener has copied it up, so an old reader sees what is written.
+//! Where a file's data is, and opening it. A writer brings the file into the
+//! upper layer first, and one that truncates copies none of it.
 
-use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::Mutex;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use crate::copy_up::Data;
-use crate::node::Node;
+use crate::lookup::may_be_metacopy;
+use crate::node::{Below, Node, Place};
 use crate::union::Union;
 
-/// An open file.
-#[derive(Debug)]
-pub(crate) struct Handle {
-    pub(crate) node: Arc<Node>,
-    flags: OFlags,
-    /// The descriptor, and the node's epoch when it was opened.
-    current: Mutex<(u64, Arc<OwnedFd>)>,
-    /// Kept as long as the kernel may use it.
-    pub(crate) backing: Option<Arc<fuser::BackingId>>,
-}
-
-const SHARDS: usize = 16;
-
-/// Open files by the number the kernel knows them by.
-#[derive(Debug)]
-pub(crate) struct Handles {
-    shards: [Mutex<HashMap<u64, Arc<Handle>>>; SHARDS],
-    next: AtomicU64,
-}
-
-impl Handles {
-    pub(crate) fn new() -> Self {
-        Self {
-            shards: std::array::from_fn(|_| Mutex::new(HashMap::new())),
-            next: AtomicU64::new(1),
-        }
-    }
-
-    pub(crate) fn add(&self, handle: Handle) -> u64 {
-        let fh = self.next.fetch_add(1, Ordering::Relaxed);
-        self.shards[fh as usize % SHARDS].lock().insert(fh, Arc::new(handle));
-        fh
-    }
-
-    pub(crate) fn get(&self, fh: u64) -> Result<Arc<Handle>, Errno> {
-        self.shards[fh as usize % SHARDS].lock().get(&fh).cloned().ok_or(Errno::BADF)
-    }
-
-    pub(crate) fn remove(&self, fh: u64) {
-        self.shards[fh as usize % SHARDS].lock().remove(&fh);
-    }
-}
-
-impl Handle {
-    pub(crate) fn new(node: Arc<Node>, flags: OFlags, fd: OwnedFd) -> Self {
-        let fd = Arc::new(fd);
-        let epoch = node.epoch.load(Ordering::Acquire);
-        let mut state = node.state.lock();
-        state.open.retain(|fd| fd.strong_count() > 0);
-        state.open.push(Arc::downgrade(&fd));
-        drop(state);
-        Self { node, flags, current: Mutex::new((epoch, fd)), backing: None }
-    }
-
-    /// The descriptor of where the data is now.
-    pub(crate) fn fd(&self, union: &Union) -> Result<Arc<OwnedFd>, Errno> {
-        let mut current = self.current.lock();
-        let epoch = self.node.epoch.load(Ordering::Acquire);
-        if current.0 != epoch {
-            let _tree = union.shared();
-            let fresh = union.spot(&self.node).and_then(|spot| spot.at(union).open(self.flags));
-            // A node that has lost its last name keeps the data it had.
-            if let Ok(fd) = fresh {
-                let fd = Arc::new(fd);
-                self.node.state.lock().open.push(Arc::downgrade(&fd));
-                current.1 = fd;
-            }
-            current.0 = epoch;
-        }
-        Ok(current.1.clone())
-    }
-}
-
 impl Union {
-    /// Opens the node's data; a writer brings it into the upper layer first,
-    /// and one that truncates copies none of it.
+    /// Opens the node's data for a client's `flags`; also returned is the
+    /// access mode with which it can be opened again.
     pub(crate) fn open_file(
         &self,
         node: &Arc<Node>,
-        flags: i32,
+        flags: OFlags,
     ) -> Result<(OFlags, OwnedFd), Errno> {
-        let flags = OFlags::from_bits_retain(flags as u32);
         let access = flags & OFlags::ACCMODE;
         let truncate = flags.contains(OFlags::TRUNC);
         let _tree = self.shared();
         if access != OFlags::RDONLY || truncate {
             self.copy_up(node, if truncate { Data::UpTo(0) } else { Data::All })?;
         }
-        let open = access | (flags & OFlags::TRUNC);
-        let data = {
-            let state = node.state.lock();
-            if !state.upper || state.metacopy { state.lowers.first().cloned() } else { None }
-        };
-        let fd = match data {
-            Some(place) => self.place(&place).open(open)?,
-            None => self.spot(node)?.at(self).open(open)?,
-        };
+        let fd = self.open_data(node, access | (flags & OFlags::TRUNC))?;
         Ok((access, fd))
+    }
+
+    /// Opens the data where it lies now. Callers hold the tree lock.
+    pub(crate) fn open_data(&self, node: &Node, flags: OFlags) -> Result<OwnedFd, Errno> {
+        if let Some(place) = self.data_place(node)? {
+            return self.place(&place)?.open(flags);
+        }
+        let spot = self.spot(node)?;
+        let opened = spot.at(self)?.open(flags);
+        match opened {
+            // The name went away between the two looks.
+            Err(Errno::NOENT) if node.is_nameless() => self.spot(node)?.at(self)?.open(flags),
+            other => other,
+        }
+    }
+
+    /// The lower file that holds the node's data; none if the upper layer does,
+    /// or only an open descriptor.
+    pub(crate) fn data_place(&self, node: &Node) -> Result<Option<Place>, Errno> {
+        {
+            let state = node.state.lock();
+            if state.metacopy {
+                return Ok(state.below.places().first().cloned());
+            }
+            if state.upper {
+                return Ok(None);
+            }
+        }
+        if node.is_nameless() {
+            return Ok(None);
+        }
+        self.check_metacopy(node)?;
+        let first = node.state.lock().below.places().first().cloned();
+        Ok(first.or_else(|| node.lower_place()))
+    }
+
+    /// Looks once for the mark of a metacopy on a lower file that did not look
+    /// like one. The bottom layer has nothing below that could be its data.
+    fn check_metacopy(&self, node: &Node) -> Result<(), Errno> {
+        if node.state.lock().checked {
+            return Ok(());
+        }
+        let alias = node.state.lock().aliases.all().iter().find(|a| !a.upper).cloned();
+        let Some(alias) = alias else { return Ok(()) };
+        let Some(place) = node.lower_place() else { return Ok(()) };
+        let mut places = None;
+        if usize::from(place.layer) + 1 < self.layers.len() {
+            let at = self.place(&place)?;
+            if may_be_metacopy(&at.stat()?) {
+                places =
+                    self.metacopy_places(&alias.parent, at.name.as_os_str(), place.layer, &at)?;
+            }
+        }
+        let mut state = node.state.lock();
+        state.checked = true;
+        if let Some(places) = places
+            && !state.upper
+        {
+            (state.metacopy, state.below) = (true, Below::of(places));
+        }
+        Ok(())
+    }
+
+    /// Takes away the bits that a write by an ordinary user must not leave.
+    pub(crate) fn drop_privileges(&self, node: &Arc<Node>) -> Result<(), Errno> {
+        const SET_UID: u32 = 0o4000;
+        const SET_GID: u32 = 0o2000;
+        const GROUP_MAY_RUN: u32 = 0o010;
+        let _tree = self.shared();
+        let spot = self.spot(node)?;
+        let at = spot.at(self)?;
+        let mode = at.stat()?.st_mode;
+        let mut kept = mode & !SET_UID;
+        if mode & GROUP_MAY_RUN != 0 {
+            kept &= !SET_GID;
+        }
+        if kept == mode { Ok(()) } else { at.chmod(kept) }
     }
 }

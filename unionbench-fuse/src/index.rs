@@ -2,12 +2,17 @@
 //!
 //! It is read from all layers once and then kept true in place by every
 //! change, so a lookup costs no search through layers and an absent name costs
-//! no system call. A name's slot is its readdir offset: it never moves while
-//! the name lives, so a listing in progress neither skips nor repeats a name
-//! that stays.
+//! no system call. A name's slot is its readdir offset and how a node knows
+//! its own name: it never moves while the name lives, so a listing in progress
+//! neither skips nor repeats a name that stays.
+//!
+//! A slot takes 16 bytes, its name lies in one text shared by all; only
+//! directories that merge lower layers have a list of these beside.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::hash::BuildHasher;
+use std::os::unix::ffi::OsStrExt;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 use rustix::fs::FileType;
@@ -20,10 +25,11 @@ pub(crate) enum What {
     Object(FileType),
 }
 
-/// One name.
-#[derive(Clone, Debug)]
-pub(crate) struct Entry {
-    pub(crate) name: Box<OsStr>,
+/// One name, and its place in the index.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entry<'a> {
+    pub(crate) slot: u32,
+    pub(crate) name: &'a OsStr,
     pub(crate) what: What,
     /// The topmost layer that has the name.
     pub(crate) layer: u16,
@@ -32,78 +38,237 @@ pub(crate) struct Entry {
     /// A lower layer shows something under this name, so removing it from the
     /// upper layer must leave a whiteout.
     pub(crate) below: bool,
-    /// For a directory: the lower layers it merges, topmost first.
-    pub(crate) dirs: Vec<u16>,
+}
+
+/// What is kept of a name.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct New {
+    pub(crate) what: What,
+    pub(crate) layer: u16,
+    pub(crate) ino: u64,
+    pub(crate) below: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    ino: u64,
+    name_at: u32,
+    layer: u16,
+    name_len: u8,
+    bits: u8,
+}
+
+const FREE: u8 = 0;
+const WHITEOUT: u8 = 1;
+/// Kinds of objects take the values from here on.
+const KINDS: [FileType; 8] = [
+    FileType::RegularFile,
+    FileType::Directory,
+    FileType::Symlink,
+    FileType::Fifo,
+    FileType::Socket,
+    FileType::CharacterDevice,
+    FileType::BlockDevice,
+    FileType::Unknown,
+];
+const FIRST_KIND: u8 = 2;
+const WHAT: u8 = 0x0f;
+const BELOW: u8 = 0x10;
+
+fn bits(what: What, below: bool) -> u8 {
+    let what = match what {
+        What::Whiteout => WHITEOUT,
+        What::Object(kind) => {
+            FIRST_KIND + KINDS.iter().position(|k| *k == kind).unwrap_or(KINDS.len() - 1) as u8
+        }
+    };
+    what | if below { BELOW } else { 0 }
+}
+
+impl Slot {
+    fn what(&self) -> Option<What> {
+        match self.bits & WHAT {
+            FREE => None,
+            WHITEOUT => Some(What::Whiteout),
+            kind => KINDS.get(usize::from(kind - FIRST_KIND)).map(|k| What::Object(*k)),
+        }
+    }
 }
 
 /// The listing.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
-    slots: Vec<Option<Entry>>,
+    slots: Vec<Slot>,
     free: Vec<u32>,
+    names: Vec<u8>,
+    /// Bytes of `names` that no slot uses any more.
+    unused: usize,
+    /// Names that are no whiteouts.
+    n_shown: usize,
     by_name: HashTable<u32>,
+    /// For a directory: the lower layers it merges, topmost first.
+    dirs: HashMap<u32, Vec<u16>>,
     hasher: DefaultHashBuilder,
 }
 
 impl Index {
-    fn slot_of(&self, name: &OsStr) -> Option<u32> {
-        let same =
-            |slot: &u32| self.slots[*slot as usize].as_ref().is_some_and(|e| &*e.name == name);
+    fn bytes(&self, slot: &Slot) -> &[u8] {
+        let at = slot.name_at as usize;
+        self.names.get(at..at + usize::from(slot.name_len)).unwrap_or_default()
+    }
+
+    fn find(&self, name: &OsStr) -> Option<u32> {
+        let name = name.as_bytes();
+        let same = |slot: &u32| self.bytes(&self.slots[*slot as usize]) == name;
         self.by_name.find(self.hasher.hash_one(name), same).copied()
     }
 
+    /// The entry of a slot.
+    pub(crate) fn entry(&self, slot: u32) -> Option<Entry<'_>> {
+        let kept = self.slots.get(slot as usize)?;
+        Some(Entry {
+            slot,
+            name: OsStr::from_bytes(self.bytes(kept)),
+            what: kept.what()?,
+            layer: kept.layer,
+            ino: kept.ino,
+            below: kept.bits & BELOW != 0,
+        })
+    }
+
     /// The entry of `name`, a whiteout included.
-    pub(crate) fn get(&self, name: &OsStr) -> Option<&Entry> {
-        self.slot_of(name).and_then(|slot| self.slots[slot as usize].as_ref())
+    pub(crate) fn get(&self, name: &OsStr) -> Option<Entry<'_>> {
+        self.entry(self.find(name)?)
     }
 
-    pub(crate) fn get_mut(&mut self, name: &OsStr) -> Option<&mut Entry> {
-        let slot = self.slot_of(name)?;
-        self.slots[slot as usize].as_mut()
+    /// The lower layers that a directory's entry merges, topmost first.
+    pub(crate) fn dirs(&self, slot: u32) -> &[u16] {
+        self.dirs.get(&slot).map_or(&[], Vec::as_slice)
     }
 
-    /// Adds the entry, or takes the slot of the one with its name.
-    pub(crate) fn insert(&mut self, entry: Entry) {
-        if let Some(slot) = self.slot_of(&entry.name) {
-            self.slots[slot as usize] = Some(entry);
-            return;
+    /// Adds the name, or takes the slot of the one there is.
+    pub(crate) fn put(&mut self, name: &OsStr, new: New) -> u32 {
+        let slot = match self.find(name) {
+            Some(slot) => slot,
+            None => self.add(name),
+        };
+        let kept = &mut self.slots[slot as usize];
+        let was_shown = matches!(kept.what(), Some(What::Object(_)));
+        (kept.ino, kept.layer, kept.bits) = (new.ino, new.layer, bits(new.what, new.below));
+        self.n_shown += usize::from(matches!(new.what, What::Object(_)));
+        self.n_shown -= usize::from(was_shown);
+        self.dirs.remove(&slot);
+        slot
+    }
+
+    fn add(&mut self, name: &OsStr) -> u32 {
+        let name = name.as_bytes();
+        let empty = Slot {
+            ino: 0,
+            name_at: self.names.len() as u32,
+            layer: 0,
+            name_len: name.len() as u8,
+            bits: FREE,
+        };
+        self.names.extend_from_slice(name);
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.slots[slot as usize] = empty;
+                slot
+            }
+            None => {
+                self.slots.push(empty);
+                (self.slots.len() - 1) as u32
+            }
+        };
+        let (slots, names, hasher) = (&self.slots, &self.names, &self.hasher);
+        let hash = |slot: &u32| {
+            let kept = &slots[*slot as usize];
+            let at = kept.name_at as usize;
+            hasher.hash_one(&names[at..at + usize::from(kept.name_len)])
+        };
+        self.by_name.insert_unique(hasher.hash_one(name), slot, hash);
+        slot
+    }
+
+    /// Records that a lower layer has a part of the directory in `slot`.
+    pub(crate) fn add_dir(&mut self, slot: u32, layer: u16) {
+        self.dirs.entry(slot).or_default().push(layer);
+    }
+
+    /// Records that a lower layer has something under the name.
+    pub(crate) fn set_below(&mut self, slot: u32) {
+        if let Some(kept) = self.slots.get_mut(slot as usize) {
+            kept.bits |= BELOW;
         }
-        let hash = self.hasher.hash_one(&*entry.name);
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(None);
-            (self.slots.len() - 1) as u32
-        });
-        self.slots[slot as usize] = Some(entry);
-        let (slots, hasher) = (&self.slots, &self.hasher);
-        self.by_name.insert_unique(hash, slot, |slot| {
-            slots[*slot as usize].as_ref().map_or(0, |e| hasher.hash_one(&*e.name))
-        });
+    }
+
+    pub(crate) fn set_ino(&mut self, slot: u32, ino: u64) {
+        if let Some(kept) = self.slots.get_mut(slot as usize) {
+            kept.ino = ino;
+        }
+    }
+
+    pub(crate) fn set_layer(&mut self, slot: u32, layer: u16) {
+        if let Some(kept) = self.slots.get_mut(slot as usize) {
+            kept.layer = layer;
+        }
+    }
+
+    /// Turns the name into a whiteout of the upper layer.
+    pub(crate) fn hide(&mut self, name: &OsStr) {
+        self.put(name, New { what: What::Whiteout, layer: 0, ino: 0, below: true });
     }
 
     pub(crate) fn remove(&mut self, name: &OsStr) {
-        let Some(slot) = self.slot_of(name) else { return };
-        let hash = self.hasher.hash_one(name);
+        let Some(slot) = self.find(name) else { return };
+        let hash = self.hasher.hash_one(name.as_bytes());
         if let Ok(found) = self.by_name.find_entry(hash, |s| *s == slot) {
             found.remove();
         }
-        self.slots[slot as usize] = None;
+        let kept = &mut self.slots[slot as usize];
+        self.n_shown -= usize::from(matches!(kept.what(), Some(What::Object(_))));
+        self.unused += usize::from(kept.name_len);
+        (kept.bits, kept.name_len, kept.ino) = (FREE, 0, 0);
+        self.dirs.remove(&slot);
         self.free.push(slot);
+        if self.unused > 4096 && self.unused > self.names.len() / 2 {
+            self.pack();
+        }
+    }
+
+    /// Writes the names anew without those that are gone.
+    fn pack(&mut self) {
+        let mut names = Vec::with_capacity(self.names.len() - self.unused);
+        for slot in &mut self.slots {
+            let at = slot.name_at as usize;
+            slot.name_at = names.len() as u32;
+            names.extend_from_slice(&self.names[at..at + usize::from(slot.name_len)]);
+        }
+        self.names = names;
+        self.unused = 0;
+    }
+
+    /// Gives back room kept for growth, once a directory has been read.
+    pub(crate) fn shrink(&mut self) {
+        self.slots.shrink_to_fit();
+        self.names.shrink_to_fit();
+        self.dirs.shrink_to_fit();
     }
 
     /// True if the union shows no name here.
     pub(crate) fn shows_nothing(&self) -> bool {
-        self.slots.iter().flatten().all(|e| e.what == What::Whiteout)
+        self.n_shown == 0
     }
 
-    /// Names the union shows, from the slot `from` on, each with its slot.
-    pub(crate) fn shown(&self, from: usize) -> impl Iterator<Item = (usize, &Entry, FileType)> {
-        let tail = self.slots.iter().enumerate().skip(from);
-        tail.filter_map(|(slot, entry)| match entry.as_ref() {
-            Some(e) => match e.what {
-                What::Object(kind) => Some((slot, e, kind)),
+    /// Names the union shows, from the slot `from` on.
+    pub(crate) fn shown(&self, from: usize) -> impl Iterator<Item = (Entry<'_>, FileType)> {
+        (from..self.slots.len()).filter_map(|slot| {
+            let entry = self.entry(slot as u32)?;
+            match entry.what {
+                What::Object(kind) => Some((entry, kind)),
                 What::Whiteout => None,
-            },
-            None => None,
+            }
         })
     }
 }
@@ -112,32 +277,53 @@ impl Index {
 mod tests {
     use super::*;
 
-    fn entry(name: &str) -> Entry {
-        Entry {
-            name: OsStr::new(name).into(),
-            what: What::Object(FileType::RegularFile),
-            layer: 0,
-            ino: 0,
-            below: false,
-            dirs: Vec::new(),
-        }
+    fn file() -> New {
+        New { what: What::Object(FileType::RegularFile), layer: 3, ino: 7, below: true }
+    }
+
+    fn shown(index: &Index) -> Vec<(u32, String)> {
+        index.shown(0).map(|(e, _)| (e.slot, e.name.to_string_lossy().into_owned())).collect()
     }
 
     #[test]
     fn removal_leaves_the_offsets_of_the_others() {
         let mut index = Index::default();
-        for i in 0..100 {
-            index.insert(entry(&format!("n{i}")));
+        for i in 0..5000 {
+            index.put(OsStr::new(&format!("n{i}")), file());
         }
-        let before: Vec<_> = index.shown(0).map(|(s, e, _)| (s, e.name.clone())).collect();
-        for i in (0..100).step_by(2) {
+        let before = shown(&index);
+        for i in (0..5000).filter(|i| i % 5 != 0) {
             index.remove(OsStr::new(&format!("n{i}")));
         }
-        let after: Vec<_> = index.shown(0).map(|(s, e, _)| (s, e.name.clone())).collect();
-        assert_eq!(after.len(), 50);
-        assert!(after.iter().all(|pair| before.contains(pair)));
+        let after = shown(&index);
+        assert_eq!(after.len(), 1000);
+        assert!(after.iter().all(|pair| before.binary_search(pair).is_ok()));
+        assert!(index.names.len() < 12_000, "the names of the removed are not kept");
         assert!(index.get(OsStr::new("n2")).is_none());
-        index.insert(entry("new"));
-        assert_eq!(index.shown(0).count(), 51);
+        index.put(OsStr::new("new"), file());
+        assert_eq!(index.shown(0).count(), 1001);
+        assert_eq!(index.slots.len(), 5000);
+    }
+
+    #[test]
+    fn an_entry_reads_back_what_was_put() {
+        let mut index = Index::default();
+        for kind in KINDS {
+            let slot = index.put(OsStr::new("x"), New { what: What::Object(kind), ..file() });
+            let entry = index.entry(slot).unwrap();
+            assert_eq!(
+                (entry.what, entry.layer, entry.ino, entry.below),
+                (What::Object(kind), 3, 7, true)
+            );
+        }
+        assert!(!index.shows_nothing());
+        index.hide(OsStr::new("x"));
+        assert_eq!(index.get(OsStr::new("x")).unwrap().what, What::Whiteout);
+        assert!(index.shows_nothing());
+    }
+
+    #[test]
+    fn a_slot_is_small() {
+        assert_eq!(size_of::<Slot>(), 16);
     }
 }

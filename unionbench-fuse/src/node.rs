@@ -1,19 +1,25 @@
 //! What the kernel knows of the union: one node per inode number.
 //!
 //! A node is found by its number, which is that of the lower object it began
-//! as, so that it stays the same across copy-up. Its place in the upper layer
-//! is the chain of its parents' names. A node without a name left is dead: it
-//! is reached only through the handles that still have it open, and its number
-//! may be taken by a new object as soon as none has.
+//! as, so that it stays the same across copy-up. Its names are slots of its
+//! parents' indexes, so that a million known files cost no second copy of
+//! their names; its place in the upper layer is the chain of these names. A
+//! node without a name left is dead: it is reached only through the
+//! descriptors that are still open, and its number may be taken by a new
+//! object as soon as none is.
+//!
+//! Locks: a node's `state` is taken last and never held while an index is
+//! locked; indexes are taken from a directory towards the root, never down.
 
-use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
-use parking_lot::Mutex;
+use hashbrown::HashTable;
+use parking_lot::{Mutex, RwLock};
 use rustix::fs::FileType;
 
 use crate::index::Index;
@@ -29,28 +35,106 @@ pub(crate) struct Place {
     pub(crate) path: Arc<Path>,
 }
 
-/// A name of a node.
+/// A name of a node: a slot of its parent's index.
 #[derive(Clone, Debug)]
 pub(crate) struct Alias {
     pub(crate) parent: Arc<Node>,
-    pub(crate) name: OsString,
+    pub(crate) slot: u32,
     /// The upper layer holds the object under this name.
     pub(crate) upper: bool,
 }
 
+impl Alias {
+    fn is(&self, parent: &Node, slot: u32) -> bool {
+        self.slot == slot && self.parent.ino == parent.ino
+    }
+
+    /// The name itself; none once it is gone.
+    pub(crate) fn name(&self) -> Option<OsString> {
+        self.parent.name_in(self.slot)
+    }
+}
+
+/// A node's names; nearly every node has one.
 #[derive(Debug, Default)]
-pub(crate) struct State {
-    pub(crate) aliases: Vec<Alias>,
-    /// The object, or for a directory a part of it, is in the upper layer.
-    pub(crate) upper: bool,
-    /// A directory's merged lower parts, topmost first; for any other object
-    /// at most one, where its data lies as long as it is not in the upper
-    /// layer.
-    pub(crate) lowers: Vec<Place>,
-    /// The upper object is only attributes; its data is in `lowers[0]`.
-    pub(crate) metacopy: bool,
-    /// Open descriptors, so that a dead node can still be reached.
-    pub(crate) open: Vec<Weak<OwnedFd>>,
+pub(crate) enum Aliases {
+    #[default]
+    None,
+    One(Alias),
+    // The box keeps the usual case small: this is the size of every node.
+    #[allow(clippy::box_collection)]
+    Many(Box<Vec<Alias>>),
+}
+
+impl Aliases {
+    pub(crate) fn all(&self) -> &[Alias] {
+        match self {
+            Self::None => &[],
+            Self::One(alias) => std::slice::from_ref(alias),
+            Self::Many(list) => list,
+        }
+    }
+
+    fn all_mut(&mut self) -> &mut [Alias] {
+        match self {
+            Self::None => &mut [],
+            Self::One(alias) => std::slice::from_mut(alias),
+            Self::Many(list) => list,
+        }
+    }
+
+    fn add(&mut self, alias: Alias) {
+        *self = match std::mem::take(self) {
+            Self::None => Self::One(alias),
+            Self::One(first) => Self::Many(Box::new(vec![first, alias])),
+            Self::Many(mut list) => {
+                list.push(alias);
+                Self::Many(list)
+            }
+        };
+    }
+
+    fn remove(&mut self, parent: &Node, slot: u32) {
+        *self = match std::mem::take(self) {
+            Self::None => Self::None,
+            Self::One(alias) if alias.is(parent, slot) => Self::None,
+            Self::One(alias) => Self::One(alias),
+            Self::Many(mut list) => {
+                list.retain(|a| !a.is(parent, slot));
+                if list.len() > 1 {
+                    Self::Many(list)
+                } else {
+                    list.pop().map_or(Self::None, Self::One)
+                }
+            }
+        };
+    }
+}
+
+/// What a node has beside its upper object.
+#[derive(Debug, Default)]
+pub(crate) enum Below {
+    /// Nothing but, for a file not in the upper layer, the lower object that
+    /// its name leads to.
+    #[default]
+    Own,
+    /// For a directory its merged lower parts, topmost first; for a metacopy
+    /// first the file with its data, then, if it lies in a lower layer, the
+    /// metacopy itself.
+    Places(Box<[Place]>),
+}
+
+impl Below {
+    pub(crate) fn of(places: Vec<Place>) -> Self {
+        if places.is_empty() { Self::Own } else { Self::Places(places.into_boxed_slice()) }
+    }
+
+    pub(crate) fn places(&self) -> &[Place] {
+        match self {
+            Self::Own => &[],
+            Self::Places(places) => places,
+        }
+    }
 }
 
 /// How the open handles of a node reach its data. All of an inode's handles
@@ -62,21 +146,50 @@ pub(crate) struct Way {
     pub(crate) backing: Weak<fuser::BackingId>,
 }
 
+/// What an open node has; gone with its last handle.
+#[derive(Debug, Default)]
+pub(crate) struct Opened {
+    pub(crate) handles: usize,
+    pub(crate) way: Way,
+    /// Open descriptors, so that a dead node can still be reached.
+    pub(crate) fds: Vec<Weak<OwnedFd>>,
+    /// The descriptor that keeps a dead node's data when no handle has one.
+    pub(crate) pinned: Option<Arc<OwnedFd>>,
+}
+
+impl Opened {
+    fn fd(&self) -> Option<Arc<OwnedFd>> {
+        self.pinned.clone().or_else(|| self.fds.iter().rev().find_map(Weak::upgrade))
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) aliases: Aliases,
+    pub(crate) below: Below,
+    pub(crate) opened: Option<Box<Opened>>,
+    /// The object, or for a directory a part of it, is in the upper layer.
+    pub(crate) upper: bool,
+    /// The object is only attributes; its data is in the first lower place.
+    pub(crate) metacopy: bool,
+    /// A lower file was looked at for a metacopy mark.
+    pub(crate) checked: bool,
+}
+
 /// One object of the union.
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) ino: u64,
-    pub(crate) generation: u64,
-    pub(crate) kind: FileType,
-    pub(crate) state: Mutex<State>,
+    lookups: AtomicU64,
+    pub(crate) generation: u32,
+    /// Grows when the data moves, so that open handles know to follow.
+    pub(crate) epoch: AtomicU32,
     /// The merged listing, read on first use; directories only.
-    pub(crate) index: Mutex<Option<Index>>,
+    index: Option<Box<Mutex<Option<Index>>>>,
+    pub(crate) state: Mutex<State>,
     /// Held while the object moves to the upper layer, or loses a name.
     pub(crate) copying: Mutex<()>,
-    /// Grows when the data moves, so that open handles know to follow.
-    pub(crate) epoch: AtomicU64,
-    pub(crate) way: Mutex<Way>,
-    lookups: AtomicU64,
+    pub(crate) kind: FileType,
 }
 
 impl Node {
@@ -88,55 +201,132 @@ impl Node {
         self.state.lock().upper
     }
 
+    /// The merged listing's lock; none for what is no directory.
+    pub(crate) fn index(&self) -> Option<&Mutex<Option<Index>>> {
+        self.index.as_deref()
+    }
+
+    /// Changes the listing, if it has been read.
+    pub(crate) fn with_index<T>(&self, change: impl FnOnce(&mut Index) -> T) -> Option<T> {
+        self.index()?.lock().as_mut().map(change)
+    }
+
+    fn name_in(&self, slot: u32) -> Option<OsString> {
+        self.with_index(|index| index.entry(slot).map(|e| e.name.to_owned()))?
+    }
+
     /// The path in the upper layer, which is also that in the union; none for
     /// a dead node. Callers hold the tree lock, so no directory on the way
     /// moves meanwhile.
     pub(crate) fn upper_path(&self) -> Option<PathBuf> {
-        let mut names = Vec::new();
-        let mut next = if self.ino == ROOT { None } else { Some(self.upper_alias()?) };
-        while let Some((parent, name)) = next {
-            names.push(name);
-            next = if parent.ino == ROOT { None } else { Some(parent.upper_alias()?) };
+        if self.ino == ROOT {
+            return Some(PathBuf::new());
         }
-        let empty = PathBuf::new();
-        Some(names.iter().rev().fold(empty, |path, name| join(&path, name)))
+        let first = self.upper_alias()?;
+        self.path_of(&first)
     }
 
-    fn upper_alias(&self) -> Option<(Arc<Node>, OsString)> {
+    /// The path in the union of one of the node's names.
+    pub(crate) fn path_of(&self, alias: &Alias) -> Option<PathBuf> {
+        let mut names = vec![alias.name()?];
+        let mut dir = alias.parent.clone();
+        while dir.ino != ROOT {
+            let next = dir.upper_alias()?;
+            names.push(next.name()?);
+            dir = next.parent;
+        }
+        let len = names.iter().map(|n| n.len() + 1).sum();
+        let mut path = Vec::with_capacity(len);
+        for name in names.iter().rev() {
+            if !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend_from_slice(name.as_bytes());
+        }
+        Some(PathBuf::from(OsStr::from_bytes(&path)))
+    }
+
+    fn upper_alias(&self) -> Option<Alias> {
         let state = self.state.lock();
-        let alias = state.aliases.iter().find(|a| a.upper).or_else(|| state.aliases.first())?;
-        Some((alias.parent.clone(), alias.name.clone()))
+        let all = state.aliases.all();
+        all.iter().find(|a| a.upper).or_else(|| all.first()).cloned()
+    }
+
+    /// The part of a directory that lies in `layer`.
+    pub(crate) fn part(&self, layer: u16) -> Option<Arc<Path>> {
+        let state = self.state.lock();
+        let place = state.below.places().iter().find(|p| p.layer == layer)?;
+        Some(place.path.clone())
+    }
+
+    /// The lower object that a name of this node leads to, if none of the
+    /// upper layer hides it.
+    pub(crate) fn lower_place(&self) -> Option<Place> {
+        let alias = self.state.lock().aliases.all().iter().find(|a| !a.upper).cloned()?;
+        let (layer, name) = alias
+            .parent
+            .with_index(|i| i.entry(alias.slot).map(|e| (e.layer, e.name.to_owned())))??;
+        let dir = alias.parent.part(layer)?;
+        Some(Place { layer, path: Arc::from(join(&dir, &name)) })
     }
 
     /// A descriptor some handle still has open.
     pub(crate) fn open_fd(&self) -> Option<Arc<OwnedFd>> {
-        self.state.lock().open.iter().rev().find_map(Weak::upgrade)
+        self.state.lock().opened.as_ref()?.fd()
+    }
+
+    /// Records an open descriptor of the node's data.
+    pub(crate) fn learn_fd(&self, fd: &Arc<OwnedFd>) {
+        let mut state = self.state.lock();
+        let opened = state.opened.get_or_insert_default();
+        opened.fds.retain(|fd| fd.strong_count() > 0);
+        opened.fds.push(Arc::downgrade(fd));
+    }
+
+    pub(crate) fn is_nameless(&self) -> bool {
+        self.ino != ROOT && matches!(self.state.lock().aliases, Aliases::None)
     }
 
     /// Records a name under which a lookup found the node.
-    pub(crate) fn learn_alias(&self, parent: &Arc<Node>, name: &OsStr, upper: bool) {
+    pub(crate) fn learn_alias(&self, parent: &Arc<Node>, slot: u32, upper: bool) {
         let mut state = self.state.lock();
-        for alias in &mut state.aliases {
-            if alias.parent.ino == parent.ino && alias.name == name {
+        for alias in state.aliases.all_mut() {
+            if alias.is(parent, slot) {
                 alias.upper |= upper;
                 return;
             }
         }
-        state.aliases.push(Alias { parent: parent.clone(), name: name.to_owned(), upper });
+        state.aliases.add(Alias { parent: parent.clone(), slot, upper });
     }
 
-    /// Drops a name; true when it was the last one known.
-    pub(crate) fn forget_alias(&self, parent: &Node, name: &OsStr) -> bool {
+    /// Drops a name.
+    pub(crate) fn forget_alias(&self, parent: &Node, slot: u32) {
+        self.state.lock().aliases.remove(parent, slot);
+    }
+
+    /// Marks the name that the upper layer now has.
+    pub(crate) fn alias_is_upper(&self, alias: &Alias) {
         let mut state = self.state.lock();
-        state.aliases.retain(|a| a.parent.ino != parent.ino || a.name != name);
-        state.aliases.is_empty()
+        let mut all = state.aliases.all_mut().iter_mut();
+        if let Some(known) = all.find(|a| a.is(&alias.parent, alias.slot)) {
+            known.upper = true;
+        }
+    }
+
+    /// True if the node has that name.
+    pub(crate) fn has_alias(&self, parent: &Node, slot: u32) -> bool {
+        self.state.lock().aliases.all().iter().any(|a| a.is(parent, slot))
     }
 
     fn is_dead(&self) -> bool {
         let state = self.state.lock();
         self.ino != ROOT
-            && state.aliases.is_empty()
-            && !state.open.iter().any(|fd| fd.strong_count() > 0)
+            && matches!(state.aliases, Aliases::None)
+            && state.opened.as_ref().is_none_or(|o| o.fd().is_none())
+    }
+
+    pub(crate) fn is_known(&self) -> bool {
+        self.lookups.load(Ordering::Relaxed) > 0
     }
 }
 
@@ -146,57 +336,68 @@ const SHARDS: usize = 16;
 /// meet.
 #[derive(Debug)]
 pub(crate) struct Table {
-    shards: [Mutex<HashMap<u64, Arc<Node>>>; SHARDS],
-    generations: AtomicU64,
+    shards: [RwLock<HashTable<Arc<Node>>>; SHARDS],
+    generations: AtomicU32,
+}
+
+/// Spreads numbers, which file systems give out in a row.
+fn hash(ino: u64) -> u64 {
+    ino.wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 impl Table {
     pub(crate) fn new(root: State) -> (Self, Arc<Node>) {
         let table = Self {
-            shards: std::array::from_fn(|_| Mutex::new(HashMap::new())),
-            generations: AtomicU64::new(1),
+            shards: std::array::from_fn(|_| RwLock::new(HashTable::new())),
+            generations: AtomicU32::new(1),
         };
         let root = table.make(ROOT, FileType::Directory, root, 1);
-        table.shard(ROOT).lock().insert(ROOT, root.clone());
+        let shard = &table.shards[Self::shard_of(ROOT)];
+        shard.write().insert_unique(hash(ROOT), root.clone(), |n| hash(n.ino));
         (table, root)
     }
 
-    fn shard(&self, ino: u64) -> &Mutex<HashMap<u64, Arc<Node>>> {
-        &self.shards[(ino as usize) % SHARDS]
+    fn shard_of(ino: u64) -> usize {
+        (hash(ino) >> 32) as usize % SHARDS
+    }
+
+    fn shard(&self, ino: u64) -> &RwLock<HashTable<Arc<Node>>> {
+        &self.shards[Self::shard_of(ino)]
     }
 
     fn make(&self, ino: u64, kind: FileType, state: State, lookups: u64) -> Arc<Node> {
+        let index = (kind == FileType::Directory).then(|| Box::new(Mutex::new(None)));
         Arc::new(Node {
             ino,
-            generation: self.generations.fetch_add(1, Ordering::Relaxed),
-            kind,
-            state: Mutex::new(state),
-            index: Mutex::new(None),
-            copying: Mutex::new(()),
-            epoch: AtomicU64::new(0),
-            way: Mutex::new(Way::default()),
             lookups: AtomicU64::new(lookups),
+            generation: self.generations.fetch_add(1, Ordering::Relaxed),
+            epoch: AtomicU32::new(0),
+            index,
+            state: Mutex::new(state),
+            copying: Mutex::new(()),
+            kind,
         })
     }
 
     pub(crate) fn get(&self, ino: u64) -> Option<Arc<Node>> {
-        self.shard(ino).lock().get(&ino).cloned()
+        self.shard(ino).read().find(hash(ino), |n| n.ino == ino).cloned()
     }
 
     /// The node of that number, made of `state` if none lives. A dead node's
     /// number goes to the new object, with the kernel's count of it, since the
     /// kernel counts by number.
     pub(crate) fn find_or_make(&self, ino: u64, kind: FileType, state: State) -> Arc<Node> {
-        let mut shard = self.shard(ino).lock();
-        let mut lookups = 0;
-        if let Some(node) = shard.get(&ino) {
-            if node.kind == kind && !node.is_dead() {
-                return node.clone();
+        let mut shard = self.shard(ino).write();
+        if let Some(known) = shard.find_mut(hash(ino), |n| n.ino == ino) {
+            if known.kind == kind && !known.is_dead() {
+                return known.clone();
             }
-            lookups = node.lookups.load(Ordering::Relaxed);
+            let lookups = known.lookups.load(Ordering::Relaxed);
+            *known = self.make(ino, kind, state, lookups);
+            return known.clone();
         }
-        let node = self.make(ino, kind, state, lookups);
-        shard.insert(ino, node.clone());
+        let node = self.make(ino, kind, state, 0);
+        shard.insert_unique(hash(ino), node.clone(), |n| hash(n.ino));
         node
     }
 
@@ -209,45 +410,58 @@ impl Table {
     /// none is left and no child has it as its parent; then its own parents
     /// are tried, since they may have waited for it.
     pub(crate) fn forget(&self, ino: u64, count: u64) {
-        if let Some(node) = self.shard(ino).lock().get(&ino) {
-            let before = node.lookups.load(Ordering::Relaxed);
-            node.lookups.store(before.saturating_sub(count), Ordering::Relaxed);
-        }
         let mut tries = vec![ino];
+        let mut count = Some(count);
         while let Some(ino) = tries.pop() {
             if ino == ROOT {
                 continue;
             }
-            let mut shard = self.shard(ino).lock();
-            let idle = shard.get(&ino).is_some_and(|node| {
-                node.lookups.load(Ordering::Relaxed) == 0 && Arc::strong_count(node) == 1
-            });
-            let gone = if idle { shard.remove(&ino) } else { None };
-            drop(shard);
-            if let Some(node) = gone {
-                tries.extend(node.state.lock().aliases.iter().map(|a| a.parent.ino));
+            let mut shard = self.shard(ino).write();
+            let Ok(found) = shard.find_entry(hash(ino), |n| n.ino == ino) else { continue };
+            let node = found.get();
+            if let Some(count) = count.take() {
+                let before = node.lookups.load(Ordering::Relaxed);
+                node.lookups.store(before.saturating_sub(count), Ordering::Relaxed);
             }
+            // Under the shard's lock no one can take the last reference up
+            // again.
+            if node.is_known() || Arc::strong_count(node) > 1 {
+                continue;
+            }
+            let (node, _) = found.remove();
+            drop(shard);
+            tries.extend(node.state.lock().aliases.all().iter().map(|a| a.parent.ino));
         }
     }
 
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
-        self.shards.iter().map(|s| s.lock().len()).sum()
+        self.shards.iter().map(|s| s.read().len()).sum()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::index::{New, What};
+
+    fn enter(dir: &Arc<Node>, name: &str, node: &Arc<Node>) -> u32 {
+        let new = New { what: What::Object(node.kind), layer: 0, ino: node.ino, below: false };
+        let mut index = dir.index().unwrap().lock();
+        let slot = index.get_or_insert_with(Index::default).put(OsStr::new(name), new);
+        drop(index);
+        node.learn_alias(dir, slot, true);
+        slot
+    }
 
     #[test]
     fn a_parent_leaves_only_after_its_children() {
         let (table, root) = Table::new(State::default());
         let dir = table.find_or_make(5, FileType::Directory, State::default());
-        dir.learn_alias(&root, OsStr::new("d"), true);
+        enter(&root, "d", &dir);
         table.hold(&dir);
         let file = table.find_or_make(6, FileType::RegularFile, State::default());
-        file.learn_alias(&dir, OsStr::new("f"), true);
+        enter(&dir, "f", &file);
         table.hold(&file);
         assert_eq!(file.upper_path(), Some(PathBuf::from("d/f")));
         drop((dir, file));
@@ -261,9 +475,15 @@ mod tests {
     fn a_dead_number_goes_to_the_new_object() {
         let (table, root) = Table::new(State::default());
         let old = table.find_or_make(5, FileType::RegularFile, State::default());
-        old.learn_alias(&root, OsStr::new("f"), true);
-        assert!(old.forget_alias(&root, OsStr::new("f")));
+        let slot = enter(&root, "f", &old);
+        old.forget_alias(&root, slot);
+        assert!(old.is_nameless());
         let new = table.find_or_make(5, FileType::RegularFile, State::default());
         assert_ne!(old.generation, new.generation);
+    }
+
+    #[test]
+    fn a_node_is_small() {
+        assert!(size_of::<Node>() <= 104, "{}", size_of::<Node>());
     }
 }

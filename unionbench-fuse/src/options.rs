@@ -12,6 +12,9 @@ pub enum DataMode {
     /// files, and every file of a read-only mount), else as `Cached`. Needs
     /// `CAP_SYS_ADMIN` and Linux 6.9.
     Passthrough,
+    /// As `Cached`, but the kernel opens and closes files without asking. An
+    /// open for writing then copies nothing up; the first write does.
+    NoOpen,
 }
 
 /// The layers and modes of one mount.
@@ -20,11 +23,16 @@ pub struct MountOptions {
     /// Lower layers, topmost first; never empty in parsed options unless the
     /// upper layer stands alone.
     pub lower: Vec<PathBuf>,
+    /// Layers that are not merged: they only hold data of metacopies that name
+    /// it by an absolute redirect.
+    pub data_only: Vec<PathBuf>,
     /// The layer that takes every write; none means a read-only union.
     pub upper: Option<PathBuf>,
     /// A folder on the file system of `upper`, for unfinished objects. With
     /// aufs-style options it is `<upper>.work` beside the upper layer.
     pub work: Option<PathBuf>,
+    /// Make the work folder if it is missing.
+    pub make_work: bool,
     /// Refuse writes even though there is an upper layer.
     pub read_only: bool,
     /// Marks live under `user.overlay.` instead of `trusted.overlay.`.
@@ -57,9 +65,9 @@ pub enum OptionsError {
     /// A work folder without an upper layer does nothing.
     #[error("cannot use workdir {0:?} without upperdir=: add it or leave both out")]
     NoUpper(PathBuf),
-    /// Only the leftmost writable branch takes writes.
-    #[error("cannot use {0:?} as a second writable branch: mark it =ro")]
-    SecondWritable(PathBuf),
+    /// A data-only layer needs a merged one above it.
+    #[error("cannot use {0:?} without a lower layer before ::, as in lowerdir=a::b")]
+    DataAlone(String),
     /// A writable branch under a read-only one would hide what is written.
     #[error("cannot write to branch {0:?} below a read-only one: put it first")]
     WritableBelow(PathBuf),
@@ -81,8 +89,9 @@ pub enum OptionsError {
 impl MountOptions {
     /// Reads a `-o` string: overlay's `lowerdir=a:b,upperdir=u,workdir=w`, or
     /// aufs' `dirs=a=rw:b=ro` (also `br:`), whose first branch is writable
-    /// unless it says otherwise. A backslash takes the next `,` or `:` as part
-    /// of a name. Options of the kernel that change nothing here (`index=`,
+    /// unless it says otherwise; of several writable ones the leftmost takes
+    /// the writes. After `::` come data-only layers. A backslash takes the next
+    /// `,` or `:` as part of a name. Options of the kernel that change nothing here (`index=`,
     /// `xino=`, `redirect_dir=`, `nfs_export=`, generic mount flags) are accepted.
     pub fn parse(text: &str) -> Result<Self, OptionsError> {
         let mut options = Self::default();
@@ -96,10 +105,9 @@ impl MountOptions {
     fn apply(&mut self, item: &str) -> Result<(), OptionsError> {
         let (key, value) = item.split_once('=').unwrap_or((item, ""));
         match key {
-            "lowerdir" => {
-                self.lower.extend(split(value, ':').iter().filter(|p| !p.is_empty()).map(unescape));
-            }
+            "lowerdir" => self.lower_layers(value)?,
             "lowerdir+" => self.lower.push(unescape(value)),
+            "datadir+" => self.data_only.push(unescape(value)),
             "upperdir" => self.upper = Some(unescape(value)),
             "workdir" => self.work = Some(unescape(value)),
             "dirs" => self.branches(value)?,
@@ -133,8 +141,45 @@ impl MountOptions {
             | "noatime"
             | "relatime"
             | "default_permissions"
-            | "defaults" => {}
+            | "defaults"
+            | "strictatime"
+            | "nodiratime"
+            | "diratime"
+            | "lazytime"
+            | "sync"
+            | "async"
+            | "auto"
+            | "noauto"
+            | "user"
+            | "users"
+            | "nouser"
+            | "owner"
+            | "group"
+            | "nofail"
+            | "_netdev"
+            | "xattr"
+            | "verity" => {}
+            // What fstab says to mount and to its generators.
+            _ if key.starts_with("x-") || key.starts_with("X-") || key == "comment" => {}
             _ => return Err(OptionsError::Unknown(item.to_owned())),
+        }
+        Ok(())
+    }
+
+    /// `a:b::c`: merged layers, then data-only ones, each after two colons.
+    fn lower_layers(&mut self, value: &str) -> Result<(), OptionsError> {
+        let mut parts = split(value, ':').into_iter().peekable();
+        let mut data_only = false;
+        while let Some(part) = parts.next() {
+            if !part.is_empty() {
+                let list = if data_only { &mut self.data_only } else { &mut self.lower };
+                list.push(unescape(part));
+                // Once begun, only data-only layers may follow.
+            } else if self.lower.is_empty() || parts.peek().is_none_or(String::is_empty) {
+                return Err(OptionsError::DataAlone(value.to_owned()));
+            } else {
+                data_only = true;
+            }
         }
         Ok(())
     }
@@ -148,11 +193,12 @@ impl MountOptions {
             // aufs lets `+` join attributes to a mode, as in `ro+wh`.
             match mode.split('+').next().unwrap_or(mode) {
                 "ro" | "rr" => self.lower.push(path),
-                "rw" if self.upper.is_some() => return Err(OptionsError::SecondWritable(path)),
+                "rw" if self.upper.is_some() => self.lower.push(path),
                 "rw" if !self.lower.is_empty() => return Err(OptionsError::WritableBelow(path)),
                 "rw" => {
                     let mut work = path.components().as_path().as_os_str().to_owned();
                     work.push(".work");
+                    self.make_work |= self.work.is_none();
                     self.work.get_or_insert(PathBuf::from(work));
                     self.upper = Some(path);
                 }
@@ -167,6 +213,9 @@ impl MountOptions {
         match (&self.upper, &self.work) {
             (Some(upper), None) => Err(OptionsError::NoWork(upper.clone())),
             (None, Some(work)) => Err(OptionsError::NoUpper(work.clone())),
+            _ if self.lower.is_empty() && !self.data_only.is_empty() => {
+                Err(OptionsError::DataAlone(self.data_only[0].display().to_string()))
+            }
             (None, None) if self.lower.is_empty() => Err(OptionsError::NoLayer),
             _ => Ok(()),
         }
@@ -177,10 +226,11 @@ fn data_mode(value: &str) -> Result<DataMode, OptionsError> {
     match value {
         "cached" => Ok(DataMode::Cached),
         "passthrough" => Ok(DataMode::Passthrough),
+        "noopen" => Ok(DataMode::NoOpen),
         _ => Err(OptionsError::Value {
             option: "data",
             value: value.to_owned(),
-            allowed: "cached or passthrough",
+            allowed: "cached, passthrough or noopen",
         }),
     }
 }
@@ -235,12 +285,28 @@ mod tests {
     }
 
     #[test]
+    fn of_several_writable_branches_the_leftmost_takes_the_writes() {
+        let o = MountOptions::parse("dirs=a=rw:b=rw:c=ro").unwrap();
+        assert_eq!(o.upper, Some("a".into()));
+        assert_eq!(o.lower, [PathBuf::from("b"), PathBuf::from("c")]);
+    }
+
+    #[test]
+    fn two_colons_begin_the_data_only_layers() {
+        let o = MountOptions::parse("lowerdir=a:b::c::d,x-systemd.automount,nofail").unwrap();
+        assert_eq!(o.lower, [PathBuf::from("a"), PathBuf::from("b")]);
+        assert_eq!(o.data_only, [PathBuf::from("c"), PathBuf::from("d")]);
+    }
+
+    #[test]
     fn what_cannot_be_served_is_refused() {
         let refused = |text| MountOptions::parse(text).unwrap_err();
         assert_eq!(refused(""), OptionsError::NoLayer);
         assert_eq!(refused("lowerdir=a,upperdir=u"), OptionsError::NoWork("u".into()));
         assert_eq!(refused("lowerdir=a,workdir=w"), OptionsError::NoUpper("w".into()));
-        assert_eq!(refused("dirs=a=rw:b=rw"), OptionsError::SecondWritable("b".into()));
+        assert_eq!(refused("lowerdir=::d"), OptionsError::DataAlone("::d".into()));
+        assert_eq!(refused("lowerdir=a::"), OptionsError::DataAlone("a::".into()));
+        assert_eq!(refused("lowerdir=a:::b"), OptionsError::DataAlone("a:::b".into()));
         assert_eq!(refused("dirs=a=ro:b=rw"), OptionsError::WritableBelow("b".into()));
         assert_eq!(refused("lowerdir=a,colour=red"), OptionsError::Unknown("colour=red".into()));
     }

@@ -5,46 +5,60 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::AtFlags;
+use rustix::fs::{AtFlags, FileType, OFlags};
 use rustix::io::Errno;
 
 use crate::copy_up::Data;
-use crate::index::What;
 use crate::layer::join;
+use crate::lookup::Found;
 use crate::node::Node;
 use crate::union::Union;
+
+/// An object that is to lose a name.
+pub(crate) struct Victim {
+    pub(crate) node: Arc<Node>,
+    pub(crate) slot: u32,
+    /// The upper layer has something under the name.
+    pub(crate) upper: bool,
+    /// A lower layer shows something under the name.
+    pub(crate) below: bool,
+}
 
 impl Union {
     pub(crate) fn unlink(&self, parent: &Arc<Node>, name: &OsStr) -> Result<(), Errno> {
         self.check_writable()?;
         let _tree = self.shared();
-        let (node, upper, below) = self.victim(parent, name)?;
+        let Victim { node, slot, .. } = self.victim(parent, name)?;
         if node.is_dir() {
             return Err(Errno::ISDIR);
         }
         let _copying = node.copying.lock();
         // The object may have moved up since it was looked at.
-        let upper = upper || self.in_upper_here(parent, name);
+        let Victim { upper, below, .. } = self.victim(parent, name)?;
         self.copy_up(parent, Data::All)?;
         let path = join(&parent.upper_path().ok_or(Errno::NOENT)?, name);
         if upper {
-            self.save_other_names(&node, parent, name, &path)?;
+            self.save_other_names(&node, parent, slot, &path)?;
         }
-        let at = self.upper(&path);
-        if below {
-            self.whiteout_at(&path)?;
+        self.pin(&node)?;
+        // Whoever asks for the node meanwhile is led to its descriptor.
+        node.forget_alias(parent, slot);
+        let gone = if below {
+            self.whiteout_at(&path, upper)
         } else {
-            rustix::fs::unlinkat(at.dir, at.path, AtFlags::empty())?;
+            self.upper(&path).and_then(|at| at.unlink(AtFlags::empty()))
+        };
+        if let Err(e) = gone {
+            node.learn_alias(parent, slot, upper);
+            return Err(e);
         }
-        self.leave(parent, name, below)?;
-        node.forget_alias(parent, name);
-        Ok(())
+        self.leave(parent, name, below)
     }
 
     pub(crate) fn rmdir(&self, parent: &Arc<Node>, name: &OsStr) -> Result<(), Errno> {
         self.check_writable()?;
         let _tree = self.shared();
-        let (node, _, below) = self.victim(parent, name)?;
+        let Victim { node, slot, below, .. } = self.victim(parent, name)?;
         if !self.index_of(&node)?.shows_nothing() {
             return Err(Errno::NOTEMPTY);
         }
@@ -52,51 +66,33 @@ impl Union {
         self.copy_up(parent, Data::All)?;
         let path = join(&parent.upper_path().ok_or(Errno::NOENT)?, name);
         if !node.in_upper() {
-            self.whiteout_at(&path)?;
+            self.whiteout_at(&path, false)?;
         } else if below {
             self.drop_dir(&path, true)?;
         } else {
-            let at = self.upper(&path);
-            match rustix::fs::unlinkat(at.dir, at.path, AtFlags::REMOVEDIR) {
+            match self.upper(&path)?.unlink(AtFlags::REMOVEDIR) {
                 Err(Errno::NOTEMPTY | Errno::EXIST) => self.drop_dir(&path, false)?,
                 other => other?,
             }
+            self.layers[0].drop_dir(&path);
         }
-        self.leave(parent, name, below)?;
-        node.forget_alias(parent, name);
-        Ok(())
+        node.forget_alias(parent, slot);
+        self.leave(parent, name, below)
     }
 
-    /// The node under a name, whether the upper layer has it, and whether a
-    /// lower layer shows something under the name.
-    pub(crate) fn victim(
-        &self,
-        parent: &Arc<Node>,
-        name: &OsStr,
-    ) -> Result<(Arc<Node>, bool, bool), Errno> {
-        let (ino, layer, below) = {
+    /// The object under a name.
+    pub(crate) fn victim(&self, parent: &Arc<Node>, name: &OsStr) -> Result<Victim, Errno> {
+        let (found, below) = {
             let index = self.index_of(parent)?;
             let entry = index.get(name).ok_or(Errno::NOENT)?;
-            if entry.what == What::Whiteout {
-                return Err(Errno::NOENT);
-            }
-            (entry.ino, entry.layer, entry.below)
+            (Found::of(&index, &entry).ok_or(Errno::NOENT)?, entry.below)
         };
-        let known = if ino == 0 { None } else { self.nodes.get(ino) };
-        let known = known.filter(|node| {
-            let state = node.state.lock();
-            state.aliases.iter().any(|a| a.parent.ino == parent.ino && a.name == name)
-        });
-        let node = match known {
+        let known = if found.ino == 0 { None } else { self.nodes.get(found.ino) };
+        let node = match known.filter(|node| node.has_alias(parent, found.slot)) {
             Some(node) => node,
-            None => self.lookup(parent, name)?.0,
+            None => self.child(parent, name, &found)?.0,
         };
-        Ok((node, layer == 0, below))
-    }
-
-    fn in_upper_here(&self, parent: &Node, name: &OsStr) -> bool {
-        let index = parent.index.lock();
-        index.as_ref().and_then(|i| i.get(name)).is_some_and(|e| e.layer == 0)
+        Ok(Victim { node, slot: found.slot, upper: self.is_upper(found.layer), below })
     }
 
     /// Before the name `path` of an upper object goes: if its other names are
@@ -106,37 +102,55 @@ impl Union {
         &self,
         node: &Node,
         parent: &Node,
-        name: &OsStr,
+        slot: u32,
         path: &Path,
     ) -> Result<(), Errno> {
         let heir = {
             let state = node.state.lock();
-            let others =
-                || state.aliases.iter().filter(|a| a.parent.ino != parent.ino || a.name != name);
+            let all = state.aliases.all().iter();
+            let others = || all.clone().filter(|a| a.parent.ino != parent.ino || a.slot != slot);
             if others().any(|a| a.upper) { None } else { others().next().cloned() }
         };
         let Some(heir) = heir else { return Ok(()) };
         self.copy_up(&heir.parent, Data::All)?;
-        let to_path = join(&heir.parent.upper_path().ok_or(Errno::NOENT)?, &heir.name);
-        let (from, to) = (self.upper(path), self.upper(&to_path));
-        rustix::fs::linkat(from.dir, from.path, to.dir, to.path, AtFlags::empty())?;
-        node.learn_alias(&heir.parent, &heir.name, true);
-        if let Some(entry) = heir.parent.index.lock().as_mut().and_then(|i| i.get_mut(&heir.name)) {
-            entry.layer = 0;
+        let to_path = node.path_of(&heir).ok_or(Errno::NOENT)?;
+        self.upper(path)?.link(&self.upper(&to_path)?)?;
+        node.alias_is_upper(&heir);
+        heir.parent.with_index(|index| index.set_layer(heir.slot, 0));
+        Ok(())
+    }
+
+    /// Before a file's last name goes: keeps its data reachable for those who
+    /// have it open. Without opens (`data=noopen`) that is everyone the kernel
+    /// knows the file for.
+    pub(crate) fn pin(&self, node: &Node) -> Result<(), Errno> {
+        let wanted = {
+            let state = node.state.lock();
+            let open = state.opened.as_ref().is_some_and(|o| o.handles > 0);
+            let may_be_open = open || (self.no_open() && node.is_known());
+            may_be_open && state.aliases.all().len() == 1 && node.kind == FileType::RegularFile
+        };
+        if !wanted {
+            return Ok(());
         }
+        let open = |flags| self.open_data(node, flags);
+        let fd = if node.in_upper() && !node.state.lock().metacopy {
+            open(OFlags::RDWR).or_else(|_| open(OFlags::RDONLY))?
+        } else {
+            open(OFlags::RDONLY)?
+        };
+        let mut state = node.state.lock();
+        state.opened.get_or_insert_default().pinned = Some(Arc::new(fd));
         Ok(())
     }
 
     /// Takes a name out of its parent's listing.
     pub(crate) fn leave(&self, parent: &Node, name: &OsStr, below: bool) -> Result<(), Errno> {
         let mut index = self.index_of(parent)?;
-        if !below {
+        if below {
+            index.hide(name);
+        } else {
             index.remove(name);
-        } else if let Some(entry) = index.get_mut(name) {
-            entry.what = What::Whiteout;
-            entry.layer = 0;
-            entry.ino = 0;
-            entry.dirs.clear();
         }
         Ok(())
     }

@@ -3,16 +3,17 @@
 //! marked opaque where its new name has something below.
 
 use std::ffi::OsStr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, RenameFlags};
 use rustix::io::Errno;
 
 use crate::copy_up::Data;
-use crate::index::{Entry, What};
+use crate::index::What;
 use crate::layer::join;
 use crate::node::Node;
+use crate::remove::Victim;
 use crate::union::Union;
 use crate::whiteout::too_long;
 
@@ -26,7 +27,7 @@ pub(crate) struct End<'a> {
 /// What lies under the new name.
 enum Target {
     Nothing { hidden: bool },
-    Object(Arc<Node>),
+    Object(Victim),
 }
 
 impl Union {
@@ -44,57 +45,77 @@ impl Union {
             return Err(Errno::NAMETOOLONG);
         }
         let exchange = flags.contains(RenameFlags::EXCHANGE);
-        {
-            // Data is copied while others may go on; only the moves are alone.
-            let _tree = self.shared();
-            let (node, ..) = self.victim(from.parent, from.name)?;
-            if let (Target::Object(target), _) = self.target(to)? {
-                if flags.contains(RenameFlags::NOREPLACE) {
-                    return Err(Errno::EXIST);
-                }
-                if !exchange && target.is_dir() && !self.index_of(&target)?.shows_nothing() {
-                    return Err(Errno::NOTEMPTY);
-                }
-                if exchange {
-                    self.copy_up(&target, Data::All)?;
-                }
-            } else if exchange {
-                return Err(Errno::NOENT);
-            }
-            self.copy_up(&node, Data::All)?;
-            self.copy_up(to.parent, Data::All)?;
-        }
+        let moves_dirs = self.prepare(from, to, flags)?;
         let _tree = self.tree.write();
-        let (node, _, from_below) = self.victim(from.parent, from.name)?;
+        if moves_dirs {
+            self.layers[0].drop_dirs();
+        }
+        let moved = self.victim(from.parent, from.name)?;
         let (target, to_below) = self.target(to)?;
-        self.mark_moved(&node, to_below)?;
+        self.mark_moved(&moved.node, to_below)?;
         match target {
             Target::Object(target) if exchange => {
-                self.mark_moved(&target, from_below)?;
-                self.exchange(from, to)?;
-                self.moved(&node, from, to, to_below)?;
-                self.moved(&target, to, from, from_below)
+                self.mark_moved(&target.node, moved.below)?;
+                self.upper(&path_of(from)?)?
+                    .rename_with(&self.upper(&path_of(to)?)?, RenameFlags::EXCHANGE)?;
+                moved.node.forget_alias(from.parent, moved.slot);
+                target.node.forget_alias(to.parent, target.slot);
+                self.enter(to.parent, to.name, &moved.node, to_below)?;
+                self.enter(from.parent, from.name, &target.node, moved.below)?;
             }
             target => {
-                self.replace(from, to, &node, &target, from_below)?;
                 if let Target::Object(gone) = &target {
-                    gone.forget_alias(to.parent, to.name);
+                    self.pin(&gone.node)?;
                 }
-                self.leave(from.parent, from.name, from_below)?;
-                self.moved(&node, from, to, to_below)
+                self.replace(from, to, &moved, &target)?;
+                if let Target::Object(gone) = &target {
+                    gone.node.forget_alias(to.parent, gone.slot);
+                }
+                moved.node.forget_alias(from.parent, moved.slot);
+                self.leave(from.parent, from.name, moved.below)?;
+                self.enter(to.parent, to.name, &moved.node, to_below)?;
             }
         }
+        if moves_dirs {
+            self.layers[0].drop_dirs();
+        }
+        Ok(())
+    }
+
+    /// Brings what is to move into the upper layer. Data is copied while
+    /// others may go on; only the moves are alone. True if a directory moves.
+    fn prepare(&self, from: End<'_>, to: End<'_>, flags: RenameFlags) -> Result<bool, Errno> {
+        let _tree = self.shared();
+        let exchange = flags.contains(RenameFlags::EXCHANGE);
+        let moved = self.victim(from.parent, from.name)?.node;
+        let mut moves_dirs = moved.is_dir();
+        if let (Target::Object(target), _) = self.target(to)? {
+            let target = target.node;
+            moves_dirs |= target.is_dir();
+            if flags.contains(RenameFlags::NOREPLACE) {
+                return Err(Errno::EXIST);
+            }
+            if !exchange && target.is_dir() && !self.index_of(&target)?.shows_nothing() {
+                return Err(Errno::NOTEMPTY);
+            }
+            if exchange {
+                self.copy_up(&target, Data::All)?;
+            }
+        } else if exchange {
+            return Err(Errno::NOENT);
+        }
+        self.copy_up(&moved, Data::All)?;
+        self.copy_up(from.parent, Data::All)?;
+        self.copy_up(to.parent, Data::All)?;
+        Ok(moves_dirs)
     }
 
     fn target(&self, to: End<'_>) -> Result<(Target, bool), Errno> {
-        let found = {
-            let index = self.index_of(to.parent)?;
-            index.get(to.name).map(|e: &Entry| (e.what, e.below))
-        };
+        let found = self.index_of(to.parent)?.get(to.name).map(|e| (e.what, e.below));
         Ok(match found {
             None => (Target::Nothing { hidden: false }, false),
             Some((What::Whiteout, below)) => (Target::Nothing { hidden: true }, below),
-            Some((_, below)) => (Target::Object(self.victim(to.parent, to.name)?.0), below),
+            Some((_, below)) => (Target::Object(self.victim(to.parent, to.name)?), below),
         })
     }
 
@@ -104,8 +125,8 @@ impl Union {
             return Ok(());
         }
         let path = node.upper_path().ok_or(Errno::NOENT)?;
-        let at = self.upper(&path);
-        let first = node.state.lock().lowers.first().cloned();
+        let at = self.upper(&path)?;
+        let first = node.state.lock().below.places().first().cloned();
         match first {
             Some(place) => {
                 let redirect = join(Path::new("/"), place.path.as_os_str());
@@ -118,65 +139,45 @@ impl Union {
         }
     }
 
-    fn exchange(&self, from: End<'_>, to: End<'_>) -> Result<(), Errno> {
-        let old = join(&from.parent.upper_path().ok_or(Errno::NOENT)?, from.name);
-        let new = join(&to.parent.upper_path().ok_or(Errno::NOENT)?, to.name);
-        let (old, new) = (self.upper(&old), self.upper(&new));
-        rustix::fs::renameat_with(old.dir, old.path, new.dir, new.path, RenameFlags::EXCHANGE)
-    }
-
     /// Moves the upper object, in one step where the file system can, and
     /// leaves a whiteout where a lower layer would show through.
     fn replace(
         &self,
         from: End<'_>,
         to: End<'_>,
-        node: &Node,
+        moved: &Victim,
         target: &Target,
-        from_below: bool,
     ) -> Result<(), Errno> {
-        let old_path = join(&from.parent.upper_path().ok_or(Errno::NOENT)?, from.name);
-        let new_path = join(&to.parent.upper_path().ok_or(Errno::NOENT)?, to.name);
-        let (old, new) = (self.upper(&old_path), self.upper(&new_path));
+        let (old_path, new_path) = (path_of(from)?, path_of(to)?);
+        let (old, new) = (self.upper(&old_path)?, self.upper(&new_path)?);
         match target {
-            Target::Object(gone) if gone.is_dir() && gone.in_upper() => {
-                self.exchange(from, to)?;
-                return self.drop_dir(&old_path, from_below);
+            Target::Object(gone) if gone.node.is_dir() && gone.node.in_upper() => {
+                old.rename_with(&new, RenameFlags::EXCHANGE)?;
+                return self.drop_dir(&old_path, moved.below);
             }
-            Target::Nothing { hidden: true } if node.is_dir() => {
-                self.exchange(from, to)?;
-                if !from_below {
-                    rustix::fs::unlinkat(old.dir, old.path, AtFlags::empty())?;
-                }
-                return Ok(());
+            Target::Nothing { hidden: true } if moved.node.is_dir() => {
+                old.rename_with(&new, RenameFlags::EXCHANGE)?;
+                return if moved.below { Ok(()) } else { old.unlink(AtFlags::empty()) };
             }
-            Target::Object(gone) if gone.in_upper() => {
-                self.save_other_names(gone, to.parent, to.name, &new_path)?;
+            Target::Object(gone) if gone.node.in_upper() => {
+                self.save_other_names(&gone.node, to.parent, gone.slot, &new_path)?;
             }
             _ => {}
         }
-        if !from_below {
-            return rustix::fs::renameat(old.dir, old.path, new.dir, new.path);
+        if !moved.below {
+            return old.rename(&new);
         }
-        let flags = RenameFlags::WHITEOUT;
-        match rustix::fs::renameat_with(old.dir, old.path, new.dir, new.path, flags) {
+        match old.rename_with(&new, RenameFlags::WHITEOUT) {
             Err(Errno::INVAL | Errno::NOSYS | Errno::PERM) => {
-                rustix::fs::renameat(old.dir, old.path, new.dir, new.path)?;
-                self.whiteout_at(&old_path)
+                old.rename(&new)?;
+                self.whiteout_at(&old_path, false)
             }
             other => other,
         }
     }
+}
 
-    fn moved(
-        &self,
-        node: &Arc<Node>,
-        from: End<'_>,
-        to: End<'_>,
-        below: bool,
-    ) -> Result<(), Errno> {
-        node.forget_alias(from.parent, from.name);
-        node.learn_alias(to.parent, to.name, true);
-        self.enter(to.parent, to.name, node.kind, node.ino, below)
-    }
+/// Where the upper layer has the end of a rename.
+fn path_of(end: End<'_>) -> Result<PathBuf, Errno> {
+    Ok(join(&end.parent.upper_path().ok_or(Errno::NOENT)?, end.name))
 }

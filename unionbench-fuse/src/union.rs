@@ -1,19 +1,19 @@
 //! The union itself: its layers, its nodes, and the bits every verb uses.
 
-use std::ffi::{OsStr, OsString};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{RwLock, RwLockReadGuard};
-use rustix::fs::{AtFlags, Mode, XattrFlags};
+use rustix::fs::{AtFlags, Mode};
 use rustix::io::Errno;
 
 use crate::counters::Counters;
-use crate::layer::{At, Layer};
-use crate::node::{Node, Place, ROOT, State, Table};
+use crate::layer::{At, Dir, Layer};
+use crate::node::{Below, Node, Place, ROOT, State, Table};
 use crate::options::{MountOptions, OptionsError};
+use crate::work::{check_apart, may_trust, prepare};
 
 /// Why a union could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +41,11 @@ pub enum MountError {
         #[source]
         source: Errno,
     },
+    /// Another mount writes through that work folder.
+    #[error(
+        "cannot use workdir {0:?}: another mount uses it; unmount that first or name another folder"
+    )]
+    Busy(PathBuf),
     /// Objects cannot be renamed from work to upper.
     #[error(
         "cannot use workdir {work:?} with upperdir {upper:?}: put both on the same file system"
@@ -51,8 +56,10 @@ pub enum MountError {
         /// The upper layer.
         upper: PathBuf,
     },
-    /// One of two folders contains the other.
-    #[error("cannot use {inner:?} inside {outer:?}: upper, work and lower layers must lie apart")]
+    /// Two folders are one, or one contains the other.
+    #[error(
+        "cannot use {inner:?} with {outer:?}, which is or contains it: name layers that lie apart"
+    )]
     Overlap {
         /// The contained folder.
         inner: PathBuf,
@@ -78,22 +85,27 @@ pub enum MountError {
 /// A union of layers, ready to serve requests.
 #[derive(Debug)]
 pub struct Union {
-    /// The upper layer first if there is one, then the lower ones.
+    /// The upper layer first if there is one, then the lower ones, then those
+    /// that only hold data of metacopies.
     pub(crate) layers: Vec<Layer>,
+    /// How many of the layers are merged; the rest only holds data.
+    pub(crate) n_merged: u16,
     pub(crate) has_upper: bool,
     pub(crate) writable: bool,
     work: Option<OwnedFd>,
-    prefix: &'static str,
+    pub(crate) userxattr: bool,
+    pub(crate) privileged: bool,
     pub(crate) volatile: bool,
     pub(crate) metacopy: bool,
     pub(crate) nodes: Table,
-    /// Shared by every operation, exclusive for the rename of a directory.
+    /// Shared by every operation, exclusive for a rename.
     pub(crate) tree: RwLock<()>,
     /// Devices in the order seen; a device's place goes into the top bits of
     /// its inode numbers, so that numbers of two file systems never meet.
     devices: RwLock<Vec<u64>>,
     twins: AtomicU64,
     pub(crate) whiteout_ready: AtomicBool,
+    pub(crate) without_opens: AtomicBool,
     pub(crate) counters: Arc<Counters>,
 }
 
@@ -102,34 +114,44 @@ impl Union {
     /// leavings.
     pub fn open(options: &MountOptions) -> Result<Self, MountError> {
         options.check()?;
-        if options.lower.len() > 65000 {
-            return Err(MountError::TooMany(options.lower.len()));
+        if options.lower.len() + options.data_only.len() > 65000 {
+            return Err(MountError::TooMany(options.lower.len() + options.data_only.len()));
         }
-        let mut layers = Vec::new();
-        for path in options.upper.iter().chain(&options.lower) {
-            let opened = Layer::open(path);
+        check_apart(options)?;
+        let upper = options.upper.iter().map(|path| (path, false));
+        let lower = options.lower.iter().chain(&options.data_only).map(|path| (path, true));
+        let all: Vec<_> = upper.chain(lower).collect();
+        let mut layers = Vec::with_capacity(all.len());
+        for &(path, lower) in &all {
+            let opened = Layer::open(path, lower, all.len());
             layers.push(opened.map_err(|source| MountError::Layer { path: path.clone(), source })?);
         }
+        let privileged = rustix::process::geteuid().is_root();
+        let mut userxattr = options.userxattr || !privileged;
         let work = match (&options.upper, &options.work) {
             (Some(upper), Some(work)) => {
-                check_apart(upper, work, &options.lower)?;
-                Some(prepare_work(upper, work, options)?)
+                let folder = prepare(upper, work, options)?;
+                userxattr |= !options.read_only && !may_trust(&folder);
+                Some(folder)
             }
             _ => None,
         };
         let has_upper = options.upper.is_some();
-        let first_lower = usize::from(has_upper);
+        let n_merged = layers.len() - options.data_only.len();
         let empty: Arc<Path> = Arc::from(Path::new(""));
-        let lowers = (first_lower..layers.len())
+        let lowers = (usize::from(has_upper)..n_merged)
             .map(|layer| Place { layer: layer as u16, path: empty.clone() })
             .collect();
-        let (nodes, _root) = Table::new(State { upper: has_upper, lowers, ..State::default() });
+        let root = State { upper: has_upper, below: Below::of(lowers), ..State::default() };
+        let (nodes, _root) = Table::new(root);
         let union = Self {
             layers,
+            n_merged: n_merged as u16,
             has_upper,
             writable: has_upper && !options.read_only,
             work,
-            prefix: if options.userxattr { "user.overlay." } else { "trusted.overlay." },
+            userxattr,
+            privileged,
             volatile: options.volatile,
             metacopy: options.metacopy,
             nodes,
@@ -137,11 +159,12 @@ impl Union {
             devices: RwLock::new(Vec::new()),
             twins: AtomicU64::new(0),
             whiteout_ready: AtomicBool::new(false),
+            without_opens: AtomicBool::new(false),
             counters: Arc::new(Counters::default()),
         };
         // The bottom layer's device is numbered first, so that lower objects
         // keep their own numbers in the usual case of one file system.
-        if let Some(stat) = union.layers.last().and_then(|l| l.at(Path::new("")).stat().ok()) {
+        if let Some(stat) = union.layers.last().and_then(|l| rustix::fs::fstat(l.root()).ok()) {
             union.number(stat.st_dev, stat.st_ino);
         }
         Ok(union)
@@ -164,6 +187,16 @@ impl Union {
         if self.writable { Ok(()) } else { Err(Errno::ROFS) }
     }
 
+    /// True for the layer that takes the writes.
+    pub(crate) fn is_upper(&self, layer: u16) -> bool {
+        self.has_upper && layer == 0
+    }
+
+    /// True once the kernel was told that files need no open.
+    pub(crate) fn no_open(&self) -> bool {
+        self.without_opens.load(Ordering::Relaxed)
+    }
+
     /// The union's number for an object of a layer.
     pub(crate) fn number(&self, device: u64, ino: u64) -> u64 {
         let known = self.devices.read().iter().position(|d| *d == device);
@@ -180,80 +213,29 @@ impl Union {
         if ino == ROOT { 1 << 55 | ROOT } else { ino }
     }
 
-    /// The name of an overlay mark in this mount's namespace.
-    pub(crate) fn mark(&self, name: &str) -> OsString {
-        OsString::from(format!("{}{name}", self.prefix))
-    }
-
-    /// True for attributes that are the union's own bookkeeping.
-    pub(crate) fn is_mark(&self, name: &OsStr) -> bool {
-        name.as_encoded_bytes().starts_with(self.prefix.as_bytes())
-    }
-
-    pub(crate) fn place<'a>(&'a self, place: &'a Place) -> At<'a> {
+    pub(crate) fn place<'a>(&'a self, place: &'a Place) -> Result<At<'a>, Errno> {
         self.layers[usize::from(place.layer)].at(&place.path)
     }
 
-    pub(crate) fn upper<'a>(&'a self, path: &'a Path) -> At<'a> {
+    pub(crate) fn upper<'a>(&'a self, path: &'a Path) -> Result<At<'a>, Errno> {
         self.layers[0].at(path)
     }
 
     pub(crate) fn in_work<'a>(&'a self, name: &'a Path) -> Result<At<'a>, Errno> {
-        use std::os::fd::AsFd;
         let work = self.work.as_ref().ok_or(Errno::ROFS)?;
-        Ok(At { dir: work.as_fd(), path: name })
+        Ok(At { dir: Dir::Borrowed(work.as_fd()), name })
     }
 
     /// A name no object of the work folder has.
     pub(crate) fn twin_name(&self) -> PathBuf {
         PathBuf::from(format!("#{:x}", self.twins.fetch_add(1, Ordering::Relaxed)))
     }
-
-    pub(crate) fn set_mark(&self, at: &At<'_>, name: &str, value: &[u8]) -> Result<(), Errno> {
-        at.set_xattr(&self.mark(name), value, XattrFlags::empty())
-    }
-}
-
-fn check_apart(upper: &Path, work: &Path, lowers: &[PathBuf]) -> Result<(), MountError> {
-    let full = |p: &Path| std::fs::canonicalize(p).unwrap_or_else(|_| p.to_owned());
-    let apart = |a: &Path, b: &Path| {
-        let (full_a, full_b) = (full(a), full(b));
-        if full_a.starts_with(&full_b) || full_b.starts_with(&full_a) {
-            let a_inside = full_a.starts_with(&full_b);
-            let (inner, outer) = if a_inside { (a, b) } else { (b, a) };
-            return Err(MountError::Overlap { inner: inner.into(), outer: outer.into() });
-        }
-        Ok(())
-    };
-    apart(upper, work)?;
-    lowers.iter().try_for_each(|lower| apart(upper, lower).and_then(|()| apart(work, lower)))
-}
-
-/// Makes `<work>/work`, the folder the kernel uses too, and empties it.
-fn prepare_work(upper: &Path, work: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
-    let failed = |source| MountError::Work { path: work.to_owned(), source };
-    let io = |e: std::io::Error| failed(Errno::from_io_error(&e).unwrap_or(Errno::IO));
-    std::fs::create_dir_all(work).map_err(io)?;
-    let device = |p: &Path| rustix::fs::stat(p).map(|s| s.st_dev).map_err(failed);
-    if device(upper)? != device(work)? {
-        return Err(MountError::OtherFileSystem { work: work.into(), upper: upper.into() });
-    }
-    let inner = work.join("work");
-    if !options.read_only {
-        if inner.exists() {
-            std::fs::remove_dir_all(&inner).map_err(io)?;
-        }
-        std::fs::create_dir(&inner).map_err(io)?;
-    }
-    Layer::open(if inner.exists() { &inner } else { work })
-        .and_then(|layer| layer.root().try_clone_to_owned().map_err(|_| Errno::MFILE))
-        .map_err(failed)
 }
 
 /// Removes a name of the work folder, whatever it is; a directory in it holds
 /// only whiteouts.
 pub(crate) fn clear_twin(at: &At<'_>) -> Result<(), Errno> {
-    match rustix::fs::unlinkat(at.dir, at.path, AtFlags::empty()) {
+    match at.unlink(AtFlags::empty()) {
         Err(Errno::ISDIR | Errno::PERM) => {}
         other => return other,
     }
@@ -265,7 +247,7 @@ pub(crate) fn clear_twin(at: &At<'_>) -> Result<(), Errno> {
             rustix::fs::unlinkat(&dir, name, AtFlags::empty())?;
         }
     }
-    rustix::fs::unlinkat(at.dir, at.path, AtFlags::REMOVEDIR)
+    at.unlink(AtFlags::REMOVEDIR)
 }
 
 /// The mode bits a system call takes.

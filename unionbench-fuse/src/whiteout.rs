@@ -33,24 +33,7 @@ pub(crate) enum Meaning {
     Nothing,
 }
 
-/// How far a directory's mark reaches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Opaque {
-    No,
-    Yes,
-    /// Not opaque, but some of its files may be whiteouts by attribute.
-    MayHoldMarks,
-}
-
 impl Union {
-    pub(crate) fn opaque(&self, at: &At<'_>) -> Result<Opaque, Errno> {
-        Ok(match at.xattr(&self.mark("opaque"))?.as_deref() {
-            Some(b"y") => Opaque::Yes,
-            Some(b"x") => Opaque::MayHoldMarks,
-            _ => Opaque::No,
-        })
-    }
-
     /// What the entry `at` of a layer means; `marks` says that its directory
     /// may hold whiteouts by attribute.
     pub(crate) fn meaning(
@@ -60,7 +43,7 @@ impl Union {
         lower: bool,
         marks: bool,
     ) -> Result<Meaning, Errno> {
-        let name = at.path.file_name().unwrap_or_default();
+        let name = at.name.as_os_str();
         if kind == FileType::CharacterDevice {
             let stat = at.stat()?;
             return Ok(if stat.st_rdev == 0 {
@@ -78,19 +61,21 @@ impl Union {
                 other => Meaning::Hides(OsString::from_vec(other[PREFIX.len()..].to_vec())),
             });
         }
-        if marks && kind == FileType::RegularFile && at.xattr(&self.mark("whiteout"))?.is_some() {
-            return Ok(Meaning::Hides(name.to_owned()));
+        if marks && kind == FileType::RegularFile {
+            let names = at.xattr_names()?;
+            if self.read_mark(at, &names, "whiteout")?.is_some() {
+                return Ok(Meaning::Hides(name.to_owned()));
+            }
         }
         Ok(Meaning::Object)
     }
 
-    /// Puts a new whiteout under `name` of the work folder: a further link to
-    /// one shared inode, or a new inode once that one has no link left to
-    /// give.
-    pub(crate) fn whiteout_twin(&self, name: &Path) -> Result<(), Errno> {
+    /// Puts a new whiteout at `to`, where nothing is: a further link to one
+    /// shared inode, or a new inode once that one has no link left to give.
+    pub(crate) fn new_whiteout(&self, to: &At<'_>) -> Result<(), Errno> {
         let shared = self.in_work(Path::new(SHARED))?;
         let make = |at: &At<'_>| {
-            rustix::fs::mknodat(at.dir, at.path, FileType::CharacterDevice, Mode::empty(), 0)
+            rustix::fs::mknodat(&at.dir, at.name, FileType::CharacterDevice, Mode::empty(), 0)
         };
         if !self.whiteout_ready.load(Ordering::Acquire) {
             match make(&shared) {
@@ -99,25 +84,33 @@ impl Union {
             }
         }
         Counters::add(&self.counters.whiteouts, 1);
-        let twin = self.in_work(name)?;
-        match rustix::fs::linkat(shared.dir, shared.path, twin.dir, twin.path, AtFlags::empty()) {
+        match shared.link(to) {
             Err(Errno::MLINK) => {
-                rustix::fs::unlinkat(shared.dir, shared.path, AtFlags::empty())?;
+                // Another thread may have taken it away already.
+                let _ = shared.unlink(AtFlags::empty());
                 self.whiteout_ready.store(false, Ordering::Release);
-                make(&twin)
+                make(to)
             }
+            // A file system may have whiteouts but no links to devices, and
+            // another thread may just have taken the shared one away.
+            Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOENT) => make(to),
             other => other,
         }
     }
 
-    /// Hides `path`, where the upper layer has nothing or a non-directory.
-    pub(crate) fn whiteout_at(&self, path: &Path) -> Result<(), Errno> {
+    /// Hides `path`, where the upper layer has a non-directory if `occupied`,
+    /// else nothing.
+    pub(crate) fn whiteout_at(&self, path: &Path, occupied: bool) -> Result<(), Errno> {
+        let upper = self.upper(path)?;
+        if !occupied {
+            return self.new_whiteout(&upper);
+        }
         let name = self.twin_name();
-        self.whiteout_twin(&name)?;
-        let (twin, upper) = (self.in_work(&name)?, self.upper(path));
-        let moved = rustix::fs::renameat(twin.dir, twin.path, upper.dir, upper.path);
+        let twin = self.in_work(&name)?;
+        self.new_whiteout(&twin)?;
+        let moved = twin.rename(&upper);
         if moved.is_err() {
-            let _ = rustix::fs::unlinkat(twin.dir, twin.path, AtFlags::empty());
+            let _ = twin.unlink(AtFlags::empty());
         }
         moved
     }
@@ -126,14 +119,17 @@ impl Union {
     /// leaving a whiteout if `hide`, and clears what marks it still holds.
     pub(crate) fn drop_dir(&self, path: &Path, hide: bool) -> Result<(), Errno> {
         let name = self.twin_name();
-        let (twin, upper) = (self.in_work(&name)?, self.upper(path));
+        let (twin, upper) = (self.in_work(&name)?, self.upper(path)?);
         if hide {
-            self.whiteout_twin(&name)?;
-            let flags = RenameFlags::EXCHANGE;
-            rustix::fs::renameat_with(twin.dir, twin.path, upper.dir, upper.path, flags)?;
+            self.new_whiteout(&twin)?;
+            if let Err(e) = twin.rename_with(&upper, RenameFlags::EXCHANGE) {
+                let _ = twin.unlink(AtFlags::empty());
+                return Err(e);
+            }
         } else {
-            rustix::fs::renameat(upper.dir, upper.path, twin.dir, twin.path)?;
+            upper.rename(&twin)?;
         }
+        self.layers[0].drop_dir(path);
         crate::union::clear_twin(&twin)
     }
 }

@@ -1,5 +1,7 @@
-//! The calls that need `unsafe`: file handles and the symbols that uprobes
-//! attach to.
+//! The calls that need `unsafe`: file handles, private mounts, signals, and
+//! the symbols that uprobes attach to.
 
 pub(crate) mod handle;
+pub(crate) mod private_mount;
 pub(crate) mod probe_points;
+pub(crate) mod signals;

@@ -5,6 +5,7 @@
 //! seen outside. Without root or `/dev/fuse` every case is listed as skipped.
 
 mod cases;
+mod hostile;
 mod interop;
 mod model;
 mod world;
@@ -14,7 +15,8 @@ use std::process::{Command, ExitCode};
 const INSIDE: &str = "UNIONBENCH_FUSE_INSIDE";
 
 fn main() -> ExitCode {
-    let cases: Vec<_> = cases::ALL.iter().chain(interop::ALL).chain(model::ALL).collect();
+    let cases: Vec<_> =
+        cases::ALL.iter().chain(hostile::ALL).chain(interop::ALL).chain(model::ALL).collect();
     let args: Vec<String> = std::env::args().skip(1).collect();
     if args.iter().any(|a| a == "--list") {
         cases.iter().for_each(|(name, _)| println!("{name}: test"));

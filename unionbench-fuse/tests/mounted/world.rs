@@ -79,10 +79,10 @@ impl World {
     }
 }
 
-/// Runs the case on a mount in both data modes; then no lower layer may have
+/// Runs the case on a mount in each data mode; then no lower layer may have
 /// changed, and a remount must show the same tree with the same inode numbers.
 pub fn check(lowers: usize, fill: impl Fn(&World), case: impl Fn(&World)) {
-    for data in [DataMode::Cached, DataMode::Passthrough] {
+    for data in [DataMode::Cached, DataMode::Passthrough, DataMode::NoOpen] {
         let mut world = World::new(lowers);
         world.options.data = data;
         fill(&world);

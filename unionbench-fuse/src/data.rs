@@ -1,0 +1,71 @@
+//! Copying file data: blocks are shared where the file system can, holes stay
+//! holes, and the kernel copies the rest if it can between these files.
+
+use std::os::fd::OwnedFd;
+
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
+
+/// Copies the first `len` bytes and leaves holes as holes; returns the bytes
+/// copied. Shares blocks where the file system can.
+pub(crate) fn copy_data(from: &OwnedFd, to: &OwnedFd, len: u64) -> Result<u64, Errno> {
+    if len == 0 {
+        return rustix::fs::ftruncate(to, 0).map(|()| 0);
+    }
+    if rustix::fs::ioctl_ficlone(to, from).is_ok() {
+        return rustix::fs::ftruncate(to, len).map(|()| 0);
+    }
+    rustix::fs::ftruncate(to, len)?;
+    let mut copied = 0;
+    let mut at = 0;
+    while at < len {
+        let start = match rustix::fs::seek(from, SeekFrom::Data(at)) {
+            Ok(start) if start < len => start,
+            Ok(_) | Err(Errno::NXIO) => break,
+            Err(Errno::INVAL) => at,
+            Err(e) => return Err(e),
+        };
+        let end = rustix::fs::seek(from, SeekFrom::Hole(start)).unwrap_or(len).min(len);
+        at = copy_range(from, to, start, end)?;
+        copied += at - start;
+        if at < end {
+            break;
+        }
+    }
+    Ok(copied)
+}
+
+/// Copies one run of data; ends early only where the source does.
+fn copy_range(from: &OwnedFd, to: &OwnedFd, start: u64, end: u64) -> Result<u64, Errno> {
+    let (mut source, mut target) = (start, start);
+    while source < end {
+        let len = (end - source) as usize;
+        match rustix::fs::copy_file_range(from, Some(&mut source), to, Some(&mut target), len) {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => {
+                return copy_by_hand(from, to, source, end);
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(source)
+}
+
+fn copy_by_hand(from: &OwnedFd, to: &OwnedFd, start: u64, end: u64) -> Result<u64, Errno> {
+    let mut buf = vec![0u8; 1 << 20];
+    let mut at = start;
+    while at < end {
+        let want = buf.len().min((end - at) as usize);
+        let got = rustix::io::pread(from, &mut buf[..want], at)?;
+        if got == 0 {
+            break;
+        }
+        let mut written = 0;
+        while written < got {
+            written += rustix::io::pwrite(to, &buf[written..got], at + written as u64)?;
+        }
+        at += got as u64;
+    }
+    Ok(at)
+}

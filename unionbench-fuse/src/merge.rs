@@ -1,0 +1,149 @@
+//! Reading a directory of all its layers into one index.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use parking_lot::{MappedMutexGuard, MutexGuard};
+use rustix::fs::{FileType, Mode, OFlags, RawDir};
+use rustix::io::Errno;
+
+use crate::counters::Counters;
+use crate::index::{Index, New, What};
+use crate::layer::At;
+use crate::marks::Opaque;
+use crate::node::Node;
+use crate::union::Union;
+use crate::whiteout::Meaning;
+
+type Hidden = HashSet<Box<OsStr>>;
+
+/// One name as a layer lists it.
+struct Listed<'a> {
+    name: &'a OsStr,
+    kind: FileType,
+    layer: u16,
+    ino: u64,
+    lower: bool,
+}
+
+impl Union {
+    /// The directory's index, read from its layers if this is its first use.
+    pub(crate) fn index_of<'a>(&self, dir: &'a Node) -> Result<MappedMutexGuard<'a, Index>, Errno> {
+        let mut guard = dir.index().ok_or(Errno::NOTDIR)?.lock();
+        if guard.is_none() {
+            *guard = Some(self.read_index(dir)?);
+        }
+        MutexGuard::try_map(guard, Option::as_mut).map_err(|_| Errno::IO)
+    }
+
+    fn read_index(&self, dir: &Node) -> Result<Index, Errno> {
+        Counters::add(&self.counters.directories_indexed, 1);
+        let (upper, lowers) = {
+            let state = dir.state.lock();
+            (state.upper, state.below.places().to_vec())
+        };
+        let mut index = Index::default();
+        if upper {
+            let path = dir.upper_path().ok_or(Errno::NOENT)?;
+            self.read_part(&mut index, 0, &path, &mut Hidden::new())?;
+        }
+        // Names that a lower layer's whiteout hides from the layers below it.
+        let mut hidden = Hidden::new();
+        for place in &lowers {
+            if self.read_part(&mut index, place.layer, &place.path, &mut hidden)? {
+                break;
+            }
+        }
+        index.shrink();
+        Ok(index)
+    }
+
+    /// Adds one layer's names to the index; true if the layer hides all below.
+    fn read_part(
+        &self,
+        index: &mut Index,
+        layer: u16,
+        path: &Path,
+        hidden: &mut Hidden,
+    ) -> Result<bool, Errno> {
+        let lower = !self.is_upper(layer);
+        let dir = self.layers[usize::from(layer)].dir(path)?;
+        let marks = lower && self.dir_marks(&dir)?.opaque == Opaque::MayHoldMarks;
+        let device = rustix::fs::statat(&dir, "", rustix::fs::AtFlags::EMPTY_PATH)?.st_dev;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&dir, ".", flags, Mode::empty())?;
+        let mut buf = [MaybeUninit::uninit(); 32768];
+        let mut listing = RawDir::new(fd, &mut buf);
+        let mut hides_all = false;
+        let mut newly_hidden = Vec::new();
+        while let Some(item) = listing.next() {
+            let item = item?;
+            let name = OsStr::from_bytes(item.file_name().to_bytes());
+            if name == "." || name == ".." {
+                continue;
+            }
+            let mut kind = item.file_type();
+            let suspect = marks
+                || kind == FileType::Unknown
+                || kind == FileType::CharacterDevice
+                || (lower && name.as_bytes().starts_with(b".wh."));
+            if suspect {
+                let at = At { dir: dir.clone(), name: Path::new(name) };
+                if kind == FileType::Unknown {
+                    kind = FileType::from_raw_mode(at.stat()?.st_mode);
+                }
+                match self.meaning(&at, kind, lower, marks)? {
+                    Meaning::Object => {}
+                    Meaning::HidesAll => {
+                        hides_all = true;
+                        continue;
+                    }
+                    Meaning::Nothing => continue,
+                    Meaning::Hides(other) if lower => {
+                        newly_hidden.push(other.into_boxed_os_str());
+                        continue;
+                    }
+                    Meaning::Hides(_) => {
+                        index.put(name, New { what: What::Whiteout, layer, ino: 0, below: false });
+                        continue;
+                    }
+                }
+            }
+            if hidden.contains(name) {
+                continue;
+            }
+            let known = lower && kind != FileType::Directory;
+            let ino = if known { self.number(device, item.ino()) } else { 0 };
+            merge(index, &Listed { name, kind, layer, ino, lower }, hidden);
+        }
+        hidden.extend(newly_hidden);
+        Ok(hides_all)
+    }
+}
+
+/// Adds what a layer shows under a name to what the layers above it show.
+fn merge(index: &mut Index, listed: &Listed<'_>, hidden: &mut Hidden) {
+    let Listed { name, kind, layer, ino, lower } = *listed;
+    let is_dir = kind == FileType::Directory;
+    let Some((slot, what)) = index.get(name).map(|e| (e.slot, e.what)) else {
+        let slot = index.put(name, New { what: What::Object(kind), layer, ino, below: lower });
+        if lower && is_dir {
+            index.add_dir(slot, layer);
+        }
+        return;
+    };
+    if !lower {
+        return;
+    }
+    index.set_below(slot);
+    if what == What::Object(FileType::Directory) && is_dir {
+        index.add_dir(slot, layer);
+    } else if what == What::Object(FileType::Directory) {
+        // A file under a directory ends the merge: directories further down
+        // are not part of it.
+        hidden.insert(name.into());
+    }
+}

@@ -1,0 +1,146 @@
+//! Mounting a union and serving it. The transport is `fuser`; nothing below
+//! this module but an open file's backing number knows it.
+//!
+//! `ops` holds one callback for each request: it decodes, calls one operation
+//! of the union, and replies. `serving` holds what several of them share,
+//! `convert` the protocol's values.
+
+mod convert;
+mod ops;
+mod serving;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc;
+
+use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
+use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
+
+use crate::counters::Counters;
+use crate::options::MountOptions;
+use crate::sys::signals;
+use crate::union::{MountError, Union};
+use serving::Fs;
+
+/// A mount served by threads of this process; dropping it unmounts.
+#[derive(Debug)]
+pub struct Mounted {
+    session: BackgroundSession,
+    counters: Arc<Counters>,
+}
+
+impl Mounted {
+    /// What the union counts while it serves.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Unmounts and waits for the threads.
+    pub fn unmount(self) -> std::io::Result<()> {
+        self.session.umount_and_join()
+    }
+}
+
+/// Mounts the union at `path` and serves it from threads of this process.
+/// Sets the process's umask to 0, since modes come ready from the kernel, and
+/// raises its limit of open files as far as it may.
+pub fn mount(options: &MountOptions, path: &Path) -> Result<Mounted, MountError> {
+    let (session, counters) = start(options, path)?;
+    let session =
+        session.spawn().map_err(|source| MountError::Session { path: path.into(), source })?;
+    Ok(Mounted { session, counters })
+}
+
+/// Mounts the union at `path` and serves it until it is unmounted, or until
+/// SIGINT, SIGTERM or SIGHUP ask to end, which unmounts it; one that is still
+/// in use is taken out of sight, and its users get errors once the process has
+/// ended. `ready` is called once the mount can be used.
+///
+/// The signals stay blocked in the calling thread.
+pub fn serve(options: &MountOptions, path: &Path, ready: impl FnOnce()) -> Result<(), MountError> {
+    let failed = |source| MountError::Session { path: path.into(), source };
+    // The mount point as it is called before it is covered.
+    let full = path.canonicalize().map_err(failed)?;
+    let ending = signals::block();
+    let (session, _) = start(options, path)?;
+    let (tell, told) = mpsc::channel();
+    let tell_end = tell.clone();
+    let start_thread = |name: &str, body: Box<dyn FnOnce() + Send>| {
+        std::thread::Builder::new().name(name.into()).spawn(body).map(|_| ()).map_err(failed)
+    };
+    start_thread("union", Box::new(move || drop(tell_end.send(Event::Ended(session.run())))))?;
+    start_thread(
+        "union-signals",
+        Box::new(move || {
+            ending.wait();
+            drop(tell.send(Event::Signal));
+        }),
+    )?;
+    ready();
+    loop {
+        match told.recv() {
+            Ok(Event::Ended(result)) => return result.map_err(failed),
+            Ok(Event::Signal) if unmount(&full).map_err(failed)? => {}
+            // Still in use, or nobody is left to tell more.
+            _ => return Ok(()),
+        }
+    }
+}
+
+enum Event {
+    Ended(std::io::Result<()>),
+    Signal,
+}
+
+/// Unmounts; false if the mount is in use and was only taken out of sight.
+fn unmount(path: &PathBuf) -> std::io::Result<bool> {
+    match rustix::mount::unmount(path, UnmountFlags::NOFOLLOW) {
+        Ok(()) => Ok(true),
+        Err(Errno::BUSY) => {
+            rustix::mount::unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?;
+            Ok(false)
+        }
+        // An ordinary user has the set-user-ID helper unmount.
+        Err(Errno::PERM) => {
+            let helper = |lazy: &[&str]| {
+                let mut command = std::process::Command::new("fusermount3");
+                command.args(["-u", "-q"]).args(lazy).arg("--").arg(path).status()
+            };
+            if helper(&[])?.success() {
+                return Ok(true);
+            }
+            helper(&["-z"]).map(|_| false)
+        }
+        // Someone else has unmounted it.
+        Err(Errno::INVAL) => Ok(true),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn start(options: &MountOptions, path: &Path) -> Result<(Session<Fs>, Arc<Counters>), MountError> {
+    let union = Union::open(options)?;
+    let counters = union.counters();
+    rustix::process::umask(rustix::fs::Mode::empty());
+    let mut config = Config::default();
+    config.mount_options = vec![
+        MountOption::FSName("unionbench".into()),
+        MountOption::Subtype("unionbench".into()),
+        MountOption::DefaultPermissions,
+    ];
+    if !union.writable {
+        config.mount_options.push(MountOption::RO);
+    }
+    if union.privileged {
+        config.mount_options.extend([MountOption::Dev, MountOption::Suid]);
+    }
+    if options.allow_other {
+        config.acl = SessionACL::All;
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    config.n_threads = Some(if options.threads == 0 { cores.min(4) } else { options.threads });
+    config.clone_fd = true;
+    let session = Session::new(Fs::new(union, options.data), path, &config)
+        .map_err(|source| MountError::Session { path: path.into(), source })?;
+    Ok((session, counters))
+}
