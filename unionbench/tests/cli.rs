@@ -4,12 +4,14 @@
 
 #[path = "cli/backends.rs"]
 mod backends;
+mod skip;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
+use skip::skipped;
 use tempfile::TempDir;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_unionbench");
@@ -87,7 +89,7 @@ fn can_mount(case: &str) -> bool {
         .status()
         .is_ok_and(|status| status.success());
     if !allowed {
-        eprintln!("skipped: {case}: this machine allows no mount namespace");
+        skipped(case, "this machine allows no mount namespace");
     }
     allowed
 }

@@ -3,6 +3,8 @@
 //! Needs QEMU and a Debian 6.1 kernel, in the cache or from the package
 //! manager. Where either is missing, each test says so and is skipped.
 
+mod skip;
+
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -11,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use skip::skipped;
 use unionbench::lab::{Exit, Guest, GuestOutcome, Kernel, LabError, Mode};
 use unionbench::unit::Bytes;
 
@@ -26,13 +29,13 @@ fn cache() -> PathBuf {
 /// The kernel to test on, or nothing after saying why the test is skipped.
 fn kernel(test: &str) -> Option<Kernel> {
     if Command::new("qemu-system-x86_64").arg("--version").output().is_err() {
-        eprintln!("skipped {test}: QEMU is not installed (package qemu-system-x86)");
+        skipped(test, "QEMU is not installed (package qemu-system-x86)");
         return None;
     }
     match Kernel::resolve_in("6.1", &cache()) {
         Ok(kernel) => Some(kernel),
         Err(error) => {
-            eprintln!("skipped {test}: {error}");
+            skipped(test, error);
             None
         }
     }

@@ -3,9 +3,12 @@
 //! Needs QEMU, the kernels and a build with probes; where one is missing,
 //! each test says so and is skipped.
 
+mod skip;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use skip::skipped;
 use unionbench::lab::{Exit, Guest, GuestFile, Kernel, Mode, OUT_DIR};
 use unionbench::probe;
 use unionbench::record::{Record, Round};
@@ -73,17 +76,23 @@ fn cache() -> PathBuf {
 /// The record of the scenario in a guest, or nothing after saying why not.
 fn record_on(release: &str) -> Option<Record> {
     if !probe::is_embedded() {
-        eprintln!("skipped on {release}: built without probes, use `cargo xtask test`");
+        skipped(
+            &format!("function probes on {release}"),
+            "built without probes, use `cargo xtask test`",
+        );
         return None;
     }
     if Command::new("qemu-system-x86_64").arg("--version").output().is_err() {
-        eprintln!("skipped on {release}: QEMU is not installed (package qemu-system-x86)");
+        skipped(
+            &format!("function probes on {release}"),
+            "QEMU is not installed (package qemu-system-x86)",
+        );
         return None;
     }
     let kernel = match Kernel::resolve_in(release, &cache()) {
         Ok(kernel) => kernel,
         Err(error) => {
-            eprintln!("skipped on {release}: {error}");
+            skipped(&format!("function probes on {release}"), error);
             return None;
         }
     };

@@ -10,6 +10,7 @@ mod command;
 mod object;
 mod program;
 mod setup;
+mod suite;
 mod toolchain;
 
 use std::path::{Path, PathBuf};
@@ -68,7 +69,8 @@ fn dispatch(arguments: &[String]) -> Result<ExitCode> {
         "run" => return run(&root, rest),
         "test" => {
             let object = object_or_none(&root);
-            return command::status(&mut cargo_with(&root, "test", object.as_deref(), rest));
+            let mut command = cargo_with(&root, "test", object.as_deref(), &[]);
+            return suite::run(command.arg("--no-fail-fast").args(rest));
         }
         "bench" => {
             let object = object_or_none(&root);

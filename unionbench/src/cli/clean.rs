@@ -11,6 +11,9 @@ pub struct Args {
     /// Folder in which runs made their scratch folders [default: $TMPDIR or /tmp]
     #[arg(long)]
     scratch: Option<PathBuf>,
+    /// Also those that `run --keep` left
+    #[arg(long)]
+    kept: bool,
     /// Folder of results
     #[arg(long, default_value = "results")]
     results: PathBuf,
@@ -18,7 +21,10 @@ pub struct Args {
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let base = args.scratch.clone().unwrap_or_else(std::env::temp_dir);
-    let stale = scratch::stale(&base)?;
+    let mut stale = scratch::stale(&base)?;
+    if args.kept {
+        stale.extend(scratch::kept(&base)?);
+    }
     for path in &stale {
         scratch::remove(path)?;
         println!("removed {}", path.display());

@@ -55,7 +55,7 @@ pub struct Args {
     /// Prints what would be done, and does nothing
     #[arg(long)]
     dry_run: bool,
-    /// Leaves the scratch folder in place
+    /// Leaves the scratch folder, with layers or image, in place
     #[arg(long)]
     keep: bool,
     /// Folder for results
@@ -96,6 +96,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         dry_run::print(&plan);
         return Ok(ExitCode::SUCCESS);
     }
+    if args.keep {
+        can_be_kept(&plan)?;
+    }
     if args.lab {
         return run_in_lab(args, &plan, &text);
     }
@@ -106,6 +109,19 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     report::write_all(&record, &folder)?;
     print_result(args, &record, &folder)?;
     verdict(&record)
+}
+
+/// A tmpfs goes with the run's mount namespace, whatever becomes of its folder.
+fn can_be_kept(plan: &Plan) -> Result<(), Failure> {
+    let in_memory = |stack: &plan::StackPlan| stack.backing.kind == plan::BackingKind::Tmpfs;
+    if plan.stacks.iter().any(in_memory) {
+        return Err(Failure::Usage(
+            "cannot keep layers that lie on tmpfs, which ends with the run: add \
+             --set backing.fs=dir (or ext4, xfs, btrfs, which keep an image)"
+                .to_owned(),
+        ));
+    }
+    Ok(())
 }
 
 /// Runs the scenario in a guest of each kernel; what fails in any is told.
@@ -191,6 +207,7 @@ fn measure(
             latency_unit: latency_unit(),
             entered,
             scratch: scratch.path(),
+            keep: args.keep,
             cancel: &cancel,
             observer: observer.as_mut(),
             samples: &mut Stored(&mut writer),
@@ -198,6 +215,9 @@ fn measure(
         },
     );
     bar.finish();
+    if args.keep {
+        eprintln!("unionbench: the scratch folder {} stays", scratch.path().display());
+    }
     drop(scratch);
     runtime.shutdown_background();
     let record = result?;
@@ -290,7 +310,7 @@ fn program() -> anyhow::Result<Program> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         commit: option_env!("UNIONBENCH_COMMIT").map(str::to_owned),
         sha256: hex(&Sha256::digest(exe)),
-        ebpf_sha256: None,
+        ebpf_sha256: crate::probe::object_bytes().map(|object| hex(&Sha256::digest(object))),
     })
 }
 

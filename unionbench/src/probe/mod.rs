@@ -25,7 +25,7 @@ mod tracefs;
 pub use catalogue::Family;
 pub use drain::Observations;
 pub use engine::{Availability, Engine};
-pub use object::is_embedded;
+pub use object::{bytes as object_bytes, is_embedded};
 pub use session::{Request, Session, Watch, engines};
 
 /// Why probes could not be had at all. A single probe that is refused is no

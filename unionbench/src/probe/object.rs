@@ -16,7 +16,7 @@ static OBJECT: Option<&Aligned<[u8]>> =
 static OBJECT: Option<&Aligned<[u8]>> = None;
 
 /// The object; none if this program was built without probes.
-pub(super) fn bytes() -> Option<&'static [u8]> {
+pub fn bytes() -> Option<&'static [u8]> {
     OBJECT.map(|object| &object.bytes)
 }
 

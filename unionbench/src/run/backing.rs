@@ -48,19 +48,30 @@ pub struct Backing {
 }
 
 #[derive(Debug)]
-struct Image(PathBuf);
+struct Image {
+    path: PathBuf,
+    keep: bool,
+}
 
 impl Drop for Image {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
+        if !self.keep {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
-/// Mounts what the plan asks for at `scratch/backing-N`.
+/// Mounts what the plan asks for at `scratch/backing-N`. An image that is to be
+/// kept stays when the backing is dropped.
 ///
 /// # Errors
 /// The kernel refuses it, a tool is missing, or there is no room.
-pub fn mount(plan: &BackingPlan, scratch: &Path, n: usize) -> Result<Backing, BackingError> {
+pub fn mount(
+    plan: &BackingPlan,
+    scratch: &Path,
+    n: usize,
+    keep: bool,
+) -> Result<Backing, BackingError> {
     let root = scratch.join(format!("backing-{n}"));
     let folder_failed = |source| BackingError::Folder { path: root.clone(), source };
     fs::create_dir_all(&root).map_err(folder_failed)?;
@@ -68,9 +79,9 @@ pub fn mount(plan: &BackingPlan, scratch: &Path, n: usize) -> Result<Backing, Ba
         BackingKind::Dir => (None, None, None),
         BackingKind::Tmpfs => (Some(mount_tmpfs(plan, &root)?), None, None),
         BackingKind::Ext4 | BackingKind::Xfs | BackingKind::Btrfs => {
-            let image = make_image(plan, scratch, n)?;
-            let device = LoopDevice::attach(&image.0)
-                .map_err(|source| BackingError::Loop { path: image.0.clone(), source })?;
+            let image = make_image(plan, scratch, n, keep)?;
+            let device = LoopDevice::attach(&image.path)
+                .map_err(|source| BackingError::Loop { path: image.path.clone(), source })?;
             let source = device.path().display().to_string();
             let options = plan.mount_options.join(",");
             let mounted = mount_by_string(plan.kind.name(), &source, &options, &root)
@@ -116,11 +127,16 @@ fn refused(plan: &BackingPlan, target: &Path, source: MountFailure) -> BackingEr
     }
 }
 
-fn make_image(plan: &BackingPlan, scratch: &Path, n: usize) -> Result<Image, BackingError> {
+fn make_image(
+    plan: &BackingPlan,
+    scratch: &Path,
+    n: usize,
+    keep: bool,
+) -> Result<Image, BackingError> {
     let path = scratch.join(format!("backing-{n}.img"));
     let failed = |source| BackingError::Image { path: path.clone(), source };
     let file = fs::File::create(&path).map_err(failed)?;
-    let image = Image(path.clone());
+    let image = Image { path: path.clone(), keep };
     file.set_len(plan.size.0).map_err(failed)?;
     let (program, package, arguments): (_, _, &[&str]) = match plan.kind {
         // Lazy initialisation would write in the background of the rounds.

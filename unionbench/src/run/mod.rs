@@ -31,6 +31,7 @@ use crate::backend::{self, Backend};
 use crate::plan::{BackingKind, Plan, StepPlan};
 use crate::record::{self, DriverOverhead, Program, Record, ScenarioText};
 use crate::stack::{self, BuildOptions, Layout, StackError, Whiteout, XattrNamespace};
+use crate::sys::caches;
 use crate::sys::namespace::Entered;
 use crate::unit::LatencyUnit;
 use crate::workload;
@@ -78,6 +79,8 @@ pub struct Context<'a> {
     pub latency_unit: LatencyUnit,
     pub entered: Entered,
     pub scratch: &'a Path,
+    /// Images of backing file systems stay in the scratch folder.
+    pub keep: bool,
     pub cancel: &'a AtomicBool,
     pub observer: &'a mut dyn Observer,
     pub samples: &'a mut dyn SampleSink,
@@ -170,7 +173,7 @@ fn prepare_site(
     context: &mut Context<'_>,
 ) -> Result<Result<Site, String>, RunError> {
     let stack_plan = &plan.stacks[n];
-    let backing = match backing::mount(&stack_plan.backing, context.scratch, n) {
+    let backing = match backing::mount(&stack_plan.backing, context.scratch, n, context.keep) {
         Ok(backing) => backing,
         Err(error) => return Ok(Err(chain(&error))),
     };
@@ -239,7 +242,8 @@ fn describe(plan: &Plan, step: StepPlan) -> String {
 
 /// How caches will be made cold here.
 fn cold_method(entered: Entered) -> &'static str {
-    if entered.user_namespace { "remount" } else { "remount+drop_caches" }
+    let drops = !entered.user_namespace && caches::can_drop();
+    if drops { "remount+drop_caches" } else { "remount" }
 }
 
 fn has_blocks(kind: BackingKind) -> bool {

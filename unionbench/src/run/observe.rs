@@ -9,12 +9,15 @@ pub struct Observations {
     pub counters: Vec<Counter>,
     pub sampling: Option<Sampling>,
     pub losses: Losses,
+    /// Why the phase was not watched, or what was seen could not be read.
+    pub failure: Option<String>,
 }
 
 /// Probes as the run sees them.
 pub trait Observer {
     /// Forgets what was seen and looks at these threads from now on. `kind` is
-    /// the backend that is measured.
+    /// the backend that is measured. A failure is told by `end`: the phase is
+    /// measured all the same, without the kernel's side.
     fn begin(&mut self, kind: &str, tids: &[u32]);
     /// Stops looking; what was seen since `begin`.
     fn end(&mut self) -> Observations;

@@ -14,6 +14,8 @@ use crate::record::{EngineStatus, ProbeStatus};
 pub struct Probes {
     engines: Vec<EngineStatus>,
     session: Option<Session>,
+    /// Why the running phase is not watched.
+    failure: Option<String>,
     /// Families none of whose functions can be probed here: asking the kernel
     /// again before every phase would take half a second and change nothing.
     refused: BTreeSet<Family>,
@@ -28,6 +30,7 @@ impl Probes {
         Self {
             engines: probe::engines(),
             session: None,
+            failure: None,
             refused: BTreeSet::new(),
             tried: BTreeMap::new(),
         }
@@ -60,6 +63,7 @@ impl Probes {
             counters: seen.counters,
             sampling: seen.sampling,
             losses: seen.losses,
+            failure: None,
         })
     }
 }
@@ -76,18 +80,19 @@ fn is_function(probe: &ProbeStatus) -> bool {
 
 impl Observer for Probes {
     fn begin(&mut self, kind: &str, tids: &[u32]) {
-        if let Err(error) = self.start(kind, tids) {
-            // The phase is measured all the same, without the kernel's side.
-            tracing::warn!(%error, kind, "no probes watch this phase");
+        self.failure = self.start(kind, tids).err().map(|error| {
             self.session = None;
-        }
+            format!("no probes watched {kind}: {}", super::chain(&error))
+        });
     }
 
     fn end(&mut self) -> Observations {
-        self.stop().unwrap_or_else(|error| {
-            tracing::warn!(%error, "what the probes saw cannot be read");
-            Observations::default()
-        })
+        let mut seen = self.stop().unwrap_or_else(|error| Observations {
+            failure: Some(format!("what the probes saw was lost: {}", super::chain(&error))),
+            ..Observations::default()
+        });
+        seen.failure = self.failure.take().or(seen.failure);
+        seen
     }
 
     fn engines(&self) -> Vec<EngineStatus> {

@@ -3,7 +3,8 @@
 //! Each run makes one folder `unionbench-<pid>-<random>` with a marker that
 //! names the process. Dropping it removes the folder. After `kill -9` the
 //! mounts are gone with the namespace, but the folder stays: [`stale`] finds
-//! it by marker and dead process, and touches nothing else.
+//! it by marker and dead process, and touches nothing else. A folder that was
+//! to be kept says so in its marker; only [`kept`] finds it.
 
 use std::fs;
 use std::io;
@@ -13,6 +14,8 @@ use thiserror::Error;
 
 const PREFIX: &str = "unionbench-";
 const MARKER: &str = ".unionbench-scratch";
+/// What the marker of a folder says whose run was asked to leave it.
+const KEPT: &str = "kept";
 
 /// Why there is no scratch folder.
 #[derive(Debug, Error)]
@@ -44,7 +47,7 @@ impl Scratch {
             .prefix(&format!("{PREFIX}{}-", std::process::id()))
             .tempdir_in(&base)
             .map_err(failed)?;
-        // Kept from here on: this type removes it.
+        // This type removes it from here on.
         let path = made.keep();
         let scratch = Self { path, keep };
         let id = process_id(std::process::id()).unwrap_or_default();
@@ -60,7 +63,11 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if !self.keep {
+        if self.keep {
+            // If the marker cannot be written the folder counts as left behind,
+            // and the next run removes it.
+            let _ = fs::write(self.path.join(MARKER), KEPT);
+        } else {
             let _ = fs::remove_dir_all(&self.path);
         }
     }
@@ -71,6 +78,18 @@ impl Drop for Scratch {
 /// # Errors
 /// `base` cannot be listed.
 pub fn stale(base: &Path) -> Result<Vec<PathBuf>, ScratchError> {
+    marked(base, |owner| owner != KEPT && !is_alive(owner))
+}
+
+/// Scratch folders in `base` that runs were asked to leave.
+///
+/// # Errors
+/// `base` cannot be listed.
+pub fn kept(base: &Path) -> Result<Vec<PathBuf>, ScratchError> {
+    marked(base, |owner| owner == KEPT)
+}
+
+fn marked(base: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>, ScratchError> {
     let failed = |source| ScratchError::List { base: base.to_owned(), source };
     let mut found = Vec::new();
     for entry in fs::read_dir(base).map_err(failed)? {
@@ -84,7 +103,7 @@ pub fn stale(base: &Path) -> Result<Vec<PathBuf>, ScratchError> {
         }
         // A folder without our marker is not ours, whatever its name.
         let Ok(owner) = fs::read_to_string(path.join(MARKER)) else { continue };
-        if !is_alive(&owner) {
+        if wanted(owner.trim()) {
             found.push(path);
         }
     }
@@ -92,7 +111,7 @@ pub fn stale(base: &Path) -> Result<Vec<PathBuf>, ScratchError> {
     Ok(found)
 }
 
-/// Removes one that [`stale`] found.
+/// Removes one that [`stale`] or [`kept`] found.
 ///
 /// # Errors
 /// It cannot be removed, such as for want of permission.
@@ -113,7 +132,7 @@ fn process_id(pid: u32) -> Option<String> {
 
 fn is_alive(owner: &str) -> bool {
     let pid = owner.split(' ').next().and_then(|pid| pid.parse().ok());
-    pid.and_then(process_id).is_some_and(|now| now == owner.trim())
+    pid.and_then(process_id).is_some_and(|now| now == owner)
 }
 
 #[cfg(test)]
@@ -137,5 +156,16 @@ mod tests {
         assert!(path.exists());
         drop(mine);
         assert!(!path.exists() && foreign.exists());
+    }
+
+    #[test]
+    fn a_kept_folder_is_not_stale() {
+        let base = tempfile::tempdir().expect("a temporary folder");
+        let scratch = Scratch::create(base.path(), true).expect("scratch");
+        let path = scratch.path().to_owned();
+        assert!(kept(base.path()).expect("listing").is_empty(), "its run is not over");
+        drop(scratch);
+        assert_eq!(stale(base.path()).expect("listing"), Vec::<PathBuf>::new());
+        assert_eq!(kept(base.path()).expect("listing"), [path]);
     }
 }

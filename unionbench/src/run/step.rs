@@ -247,6 +247,9 @@ impl Step<'_> {
         let health = Health::of(&outcome);
         let after = self.upper_contents(control)?;
         let mut seen = seen.unwrap_or_default();
+        if let Some(failure) = seen.failure.take() {
+            cells.warn(failure);
+        }
         if !control {
             seen.counters.extend(upper::difference(before, after));
         }

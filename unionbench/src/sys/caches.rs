@@ -11,6 +11,14 @@ pub enum Drop {
     All,
 }
 
+const DROP_CACHES: &str = "/proc/sys/vm/drop_caches";
+
+/// Whether this process may drop caches: not in a user namespace, nor where
+/// `/proc/sys` is mounted read-only as in most containers.
+pub fn can_drop() -> bool {
+    std::fs::OpenOptions::new().write(true).open(DROP_CACHES).is_ok()
+}
+
 /// Drops clean caches of the whole machine. Dentries of tmpfs are pinned and
 /// stay; those of a union on it go.
 ///
@@ -24,5 +32,5 @@ pub fn drop_caches(what: Drop) -> std::io::Result<()> {
             b"3"
         }
     };
-    std::fs::OpenOptions::new().write(true).open("/proc/sys/vm/drop_caches")?.write_all(value)
+    std::fs::OpenOptions::new().write(true).open(DROP_CACHES)?.write_all(value)
 }

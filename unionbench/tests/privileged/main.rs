@@ -1,3 +1,5 @@
 //! What needs root and the kernel: probes and mounts.
 
 mod probes;
+#[path = "../skip/mod.rs"]
+mod skip;

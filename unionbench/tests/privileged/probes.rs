@@ -3,16 +3,17 @@
 use std::sync::mpsc;
 use std::thread;
 
+use super::skip::skipped;
 use unionbench::probe::{self, Availability, Engine, Family, Request, Session, Watch};
 
 /// A session, or none after saying why this machine has none.
 fn open(test: &str, request: &Request) -> Option<Session> {
     if !probe::is_embedded() {
-        eprintln!("skipped {test}: built without probes, use `cargo xtask test`");
+        skipped(test, "built without probes, use `cargo xtask test`");
         return None;
     }
     if let Availability::Unavailable { reason, .. } = Engine::Tracepoint.probe() {
-        eprintln!("skipped {test}: tracepoints are refused: {reason}");
+        skipped(test, format!("tracepoints are refused: {reason}"));
         return None;
     }
     Some(Session::open(request).expect("tracepoints work here"))
@@ -128,7 +129,7 @@ fn samples_name_the_functions_of_the_workload() {
     let request = Request { sampling_hertz: Some(1999), ..PLAIN };
     let Some(mut session) = open("samples", &request) else { return };
     if let Availability::Unavailable { reason, .. } = Engine::Sampling.probe() {
-        eprintln!("skipped samples: {reason}");
+        skipped("samples", reason);
         return;
     }
     session.begin(Watch::Threads(&[thread_id()])).expect("maps can be written");
