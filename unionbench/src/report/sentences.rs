@@ -138,16 +138,28 @@ pub fn warnings(analysis: &Analysis<'_>) -> Vec<String> {
             lines.push(format!("{} is unsupported here: {reason}", backend.name));
         }
     }
+    // One cause often fails many cells: it is told once.
+    let mut alike: Vec<((&str, &str), Vec<&str>)> = Vec::new();
     for row in &analysis.rows {
-        let (word, reason) = match &row.cell.status {
+        let told = match &row.cell.status {
             CellStatus::Ok => continue,
             CellStatus::Unsupported { .. } if backend_is_unsupported(analysis, row) => continue,
-            CellStatus::Unsupported { reason } => ("is unsupported here", reason),
-            CellStatus::Failed { reason } => ("failed", reason),
-            CellStatus::Invalid { reason } => ("is invalid", reason),
+            CellStatus::Unsupported { reason } => ("is unsupported here", reason.as_str()),
+            CellStatus::Failed { reason } => ("failed", reason.as_str()),
+            CellStatus::Invalid { reason } => ("is invalid", reason.as_str()),
         };
-        lines.push(format!("cell {} {word}: {reason}", row.cell.id));
+        match alike.iter_mut().find(|(other, _)| *other == told) {
+            Some((_, cells)) => cells.push(&row.cell.id),
+            None => alike.push((told, vec![&row.cell.id])),
+        }
     }
+    lines.extend(alike.into_iter().map(|((word, reason), cells)| match cells.as_slice() {
+        [only] => format!("cell {only} {word}: {reason}"),
+        [first, others @ ..] => {
+            format!("cell {first} and {} more {word}: {reason}", others.len())
+        }
+        [] => String::new(),
+    }));
     for row in analysis.rows.iter().filter(|row| !row.losses.is_zero()) {
         let l = row.losses;
         lines.push(format!(

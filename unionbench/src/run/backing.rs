@@ -12,6 +12,10 @@ use crate::record;
 use crate::sys::loop_device::LoopDevice;
 use crate::sys::mount::{MountFailure, Mounted, mount_by_string, mount_in_force};
 use crate::sys::signal::die_with_parent;
+use crate::unit::Bytes;
+
+/// `OVERLAYFS_SUPER_MAGIC` of linux/magic.h.
+const OVERLAYFS_MAGIC: rustix::fs::FsWord = 0x794c_7630;
 
 /// Why there is no backing file system.
 #[derive(Debug, Error)]
@@ -19,7 +23,7 @@ pub enum BackingError {
     #[error("cannot mount {kind} of {size} at {}: {hint}", target.display())]
     Mount {
         kind: &'static str,
-        size: crate::unit::Bytes,
+        size: Bytes,
         target: PathBuf,
         hint: &'static str,
         source: MountFailure,
@@ -34,6 +38,14 @@ pub enum BackingError {
     Mkfs { kind: &'static str, program: &'static str, message: String },
     #[error("cannot use {}", path.display())]
     Folder { path: PathBuf, source: io::Error },
+    #[error("cannot hold {needed} in {what}, which has {free} left: {remedy}")]
+    NoRoom { needed: Bytes, what: String, free: Bytes, remedy: &'static str },
+    #[error(
+        "cannot stack layers in {}, which lies on overlayfs: overlayfs takes neither whiteouts nor \
+         an upper layer there; give a folder on another file system by --scratch, or leave \
+         backing.fs=dir out", path.display()
+    )]
+    OnOverlayfs { path: PathBuf },
 }
 
 /// A mounted backing file system; dropping it unmounts and removes it.
@@ -59,6 +71,48 @@ impl Drop for Image {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+/// Refuses what would only fail half-way: `needed` is an estimate from below of
+/// what the layers and the control take.
+///
+/// # Errors
+/// There is less room than that, or the folder's file system takes no layers.
+pub fn check_room(plan: &BackingPlan, scratch: &Path, needed: Bytes) -> Result<(), BackingError> {
+    let failed = |source| BackingError::Folder { path: scratch.to_owned(), source };
+    let (needed, what, free, remedy) = match plan.kind {
+        BackingKind::Tmpfs => {
+            let Some(free) = available_memory() else { return Ok(()) };
+            let remedy = "take fewer or smaller files, or add --set backing.fs=ext4";
+            (needed, "this machine's memory".to_owned(), free, remedy)
+        }
+        BackingKind::Dir | BackingKind::Ext4 | BackingKind::Xfs | BackingKind::Btrfs => {
+            let is_dir = plan.kind == BackingKind::Dir;
+            let statistics = rustix::fs::statfs(scratch).map_err(|errno| failed(errno.into()))?;
+            if is_dir && statistics.f_type == OVERLAYFS_MAGIC {
+                return Err(BackingError::OnOverlayfs { path: scratch.to_owned() });
+            }
+            let free = Bytes(statistics.f_bavail.saturating_mul(statistics.f_bsize as u64));
+            // An image is sparse and may grow to its size.
+            let needed = if is_dir { needed } else { plan.size };
+            let remedy = "free some, or give another folder by --scratch";
+            (needed, scratch.display().to_string(), free, remedy)
+        }
+    };
+    if needed <= free {
+        return Ok(());
+    }
+    // Whole MiB read better, and the estimate is no finer.
+    let needed = Bytes(needed.0.next_multiple_of(1 << 20));
+    Err(BackingError::NoRoom { needed, what, free: Bytes(free.0 >> 20 << 20), remedy })
+}
+
+/// What the kernel thinks can be had without swapping; none without `/proc`.
+fn available_memory() -> Option<Bytes> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().ok()?;
+    Some(Bytes(kib * 1024))
 }
 
 /// Mounts what the plan asks for at `scratch/backing-N`. An image that is to be

@@ -33,7 +33,7 @@ use crate::record::{self, DriverOverhead, Program, Record, ScenarioText};
 use crate::stack::{self, BuildOptions, Layout, StackError, Whiteout, XattrNamespace};
 use crate::sys::caches;
 use crate::sys::namespace::Entered;
-use crate::unit::LatencyUnit;
+use crate::unit::{Bytes, LatencyUnit};
 use crate::workload;
 
 /// Empty timed sections measured before the first step.
@@ -173,6 +173,10 @@ fn prepare_site(
     context: &mut Context<'_>,
 ) -> Result<Result<Site, String>, RunError> {
     let stack_plan = &plan.stacks[n];
+    let needed = least_room(plan, n);
+    if let Err(error) = backing::check_room(&stack_plan.backing, context.scratch, needed) {
+        return Ok(Err(chain(&error)));
+    }
     let backing = match backing::mount(&stack_plan.backing, context.scratch, n, context.keep) {
         Ok(backing) => backing,
         Err(error) => return Ok(Err(chain(&error))),
@@ -206,6 +210,17 @@ fn lower_folder(whiteout: Whiteout) -> &'static str {
         Whiteout::Aufs => "lower-aufs",
         Whiteout::Unionfs => "lower-unionfs",
     }
+}
+
+/// What the files of a stack take at least: written bytes and half a page for
+/// the end of each file, once more where the control holds them too.
+fn least_room(plan: &Plan, n: usize) -> Bytes {
+    let totals = Layout::new(&plan.stacks[n]).totals();
+    let once = totals.n_bytes_written.saturating_add(totals.n_files.saturating_mul(2048));
+    let has_control = plan.setups.iter().any(|setup| {
+        setup.stack == n && plan.backends[setup.backend].kind == backend::CONTROL_KIND
+    });
+    Bytes(once.saturating_mul(1 + u64::from(has_control)))
 }
 
 /// Steps grouped by stack, in plan order; the plan never comes back to a stack.
