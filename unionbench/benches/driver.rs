@@ -3,13 +3,12 @@
 //!
 //!     cargo xtask bench --bench driver
 
-#![allow(unsafe_code)]
+#[path = "sys/bare_loop.rs"]
+mod bare_loop;
 
 use std::ffi::CString;
-use std::hint::black_box;
-use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use unionbench::plan::{Action, LayerChoice};
@@ -22,27 +21,6 @@ struct NoProbes;
 impl Gate for NoProbes {
     fn open(&mut self, _: &[u32]) {}
     fn close(&mut self) {}
-}
-
-fn bare_loop(root: &Path, names: &[CString]) -> Duration {
-    let path = CString::new(root.as_os_str().as_encoded_bytes()).expect("no NUL in the path");
-    // SAFETY: opens a folder by a string that ends in NUL.
-    let fd = unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_DIRECTORY) };
-    assert!(fd >= 0);
-    let mask = libc::STATX_BASIC_STATS;
-    let start = Instant::now();
-    for name in names {
-        let mut found = std::mem::MaybeUninit::<libc::statx>::uninit();
-        // SAFETY: the name ends in NUL and the kernel writes one statx.
-        let status = unsafe {
-            libc::statx(fd, name.as_ptr(), libc::AT_SYMLINK_NOFOLLOW, mask, found.as_mut_ptr())
-        };
-        black_box(status);
-    }
-    let elapsed = start.elapsed();
-    // SAFETY: the descriptor is ours and is not used again.
-    unsafe { libc::close(fd) };
-    elapsed
 }
 
 fn driver(criterion: &mut Criterion) {
@@ -66,7 +44,7 @@ fn driver(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("statx");
     group.throughput(Throughput::Elements(u64::from(N_NAMES)));
     group.bench_function("libc loop", |bencher| {
-        bencher.iter_custom(|n| (0..n).map(|_| bare_loop(folder.path(), &names)).sum());
+        bencher.iter_custom(|n| (0..n).map(|_| bare_loop::statx_each(folder.path(), &names)).sum());
     });
     group.bench_function("driver", |bencher| {
         bencher.iter_custom(|n| {

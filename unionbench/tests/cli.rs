@@ -4,6 +4,8 @@
 
 #[path = "cli/backends.rs"]
 mod backends;
+#[path = "cli/environment.rs"]
+mod environment;
 mod skip;
 
 use std::fs;

@@ -6,7 +6,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Backing, Counter, KernelHistogram, Losses, Reason, Sampling};
+use super::{Backing, Counter, KernelHistogram, Losses, Reason, Sampling, Summary};
 
 /// Coordinates of a cell in the scenario's matrix: key of the scenario file
 /// (`stack.layers`) to value.
@@ -151,22 +151,6 @@ pub struct Round {
     pub kernel: Vec<KernelHistogram>,
     pub sampling: Option<Sampling>,
     pub losses: Losses,
-}
-
-/// Exact order statistics of one round's samples, in the record's latency
-/// unit. Quantiles are nearest-rank (always a value that was measured).
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Summary {
-    pub n: u64,
-    pub min: u64,
-    pub p25: u64,
-    pub median: u64,
-    pub p75: u64,
-    pub p90: u64,
-    pub p99: u64,
-    pub max: u64,
-    pub mean: f64,
 }
 
 /// One entry of the order of measuring.

@@ -11,13 +11,13 @@ mod measurement;
 #[cfg(test)]
 pub(crate) mod sample;
 
+pub use crate::stats::Summary;
 pub use environment::{Backing, Host, Lab, Program};
 pub use kernel::{
     Counter, EngineStatus, FunctionShare, KernelHistogram, Losses, ProbeStatus, Sampling,
 };
 pub use measurement::{
-    Availability, Backend, Cell, CellStatus, DriverOverhead, ParamValue, Params, Round, Stack,
-    Step, Summary,
+    Availability, Backend, Cell, CellStatus, DriverOverhead, ParamValue, Params, Round, Stack, Step,
 };
 
 use schemars::JsonSchema;

@@ -6,4 +6,4 @@ pub mod fit;
 pub mod hdr;
 mod quantile;
 
-pub use quantile::{nearest_rank, summary};
+pub use quantile::{Summary, nearest_rank, summary};

@@ -1,6 +1,22 @@
 //! Exact order statistics.
 
-use crate::record::Summary;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Exact order statistics of samples, in their unit. Quantiles are nearest-rank (always a value that was measured).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Summary {
+    pub n: u64,
+    pub min: u64,
+    pub p25: u64,
+    pub median: u64,
+    pub p75: u64,
+    pub p90: u64,
+    pub p99: u64,
+    pub max: u64,
+    pub mean: f64,
+}
 
 /// Exact summary of `samples`, which are left sorted; absent if there are none.
 /// The unit is that of the samples.

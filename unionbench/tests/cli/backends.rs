@@ -104,7 +104,7 @@ fn every_union_is_measured_or_names_the_line_to_type() {
         assert_eq!(cells.len(), 4, "{}", backend.name);
         if let Availability::Unsupported { reason } = &backend.availability {
             assert!(reason.contains("apt-get install") || reason.contains("/dev/fuse"), "{reason}");
-            eprintln!("skipped: {}: {reason}", backend.name);
+            skipped(&backend.name, reason);
             continue;
         }
         for cell in cells {
