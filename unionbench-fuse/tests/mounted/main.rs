@@ -5,6 +5,7 @@
 //! seen outside. Without root or `/dev/fuse` every case is listed as skipped.
 
 mod cases;
+mod daemon;
 mod hostile;
 mod interop;
 mod model;
@@ -15,8 +16,16 @@ use std::process::{Command, ExitCode};
 const INSIDE: &str = "UNIONBENCH_FUSE_INSIDE";
 
 fn main() -> ExitCode {
-    let cases: Vec<_> =
-        cases::ALL.iter().chain(hostile::ALL).chain(interop::ALL).chain(model::ALL).collect();
+    if daemon::serve_if_asked() {
+        return ExitCode::SUCCESS;
+    }
+    let cases: Vec<_> = cases::ALL
+        .iter()
+        .chain(hostile::ALL)
+        .chain(daemon::ALL)
+        .chain(interop::ALL)
+        .chain(model::ALL)
+        .collect();
     let args: Vec<String> = std::env::args().skip(1).collect();
     if args.iter().any(|a| a == "--list") {
         cases.iter().for_each(|(name, _)| println!("{name}: test"));
