@@ -27,7 +27,10 @@ impl Axis {
     /// than a factor of fifty or `log` asks for it.
     pub fn latency(title: &str, values: &[f64], unit: LatencyUnit, log: bool) -> Self {
         let (low, high) = range(values);
-        let title = format!("{title} ({})", unit_name(unit));
+        let title = match unit {
+            LatencyUnit::Nanoseconds => title.to_owned(),
+            LatencyUnit::Instructions => format!("{title} (guest instructions)"),
+        };
         if low > 0.0 && (log || high / low > LINEAR_SPAN) {
             let ticks = decimal_ticks(low, high).into_iter().map(|t| (t, latency_tick(t, unit)));
             return Self::log(title, low, high, ticks.collect());
@@ -35,9 +38,27 @@ impl Axis {
         Self::linear(title, 0.0, high * 1.05, |t| latency_tick(t, unit))
     }
 
-    /// A plain number, such as a depth.
+    /// A plain number, such as a depth: logarithmic where `values` span more
+    /// than a factor of fifty, with ticks at the values themselves.
     pub fn number(title: &str, values: &[f64]) -> Self {
-        Self::linear(title.to_owned(), 0.0, range(values).1, trimmed)
+        let (low, high) = range(values);
+        if low > 0.0 && high / low > LINEAR_SPAN {
+            let ticks = values.iter().map(|&t| (t, trimmed(t))).collect();
+            return Self::log(title.to_owned(), low, high, ticks);
+        }
+        Self::linear(title.to_owned(), 0.0, high, trimmed)
+    }
+
+    /// Positions from `low` to `high`, evenly spaced where they are drawn.
+    pub fn spread(&self, low: f64, high: f64) -> Vec<f64> {
+        const N: u32 = 64;
+        let share = |i: u32| f64::from(i) / f64::from(N);
+        (0..=N)
+            .map(|i| match self.is_log {
+                true => low * (high / low).powf(share(i)),
+                false => low + (high - low) * share(i),
+            })
+            .collect()
     }
 
     /// Bytes, with a tick at every second power of two.
@@ -104,6 +125,7 @@ impl Axis {
             .filter(|(t, _)| (low..=high).contains(t))
             .collect();
         ticks.sort_by(|a, b| a.0.total_cmp(&b.0));
+        ticks.dedup_by(|a, b| a.0 == b.0);
         Self { title, low, high, ticks, is_log: true }
     }
 }
@@ -125,13 +147,6 @@ fn decimal_ticks(low: f64, high: f64) -> Vec<f64> {
 fn nice_step(step: f64) -> f64 {
     let power = 10_f64.powf(step.log10().floor());
     [1.0, 2.0, 5.0].into_iter().map(|f| f * power).find(|s| *s >= step).unwrap_or(10.0 * power)
-}
-
-fn unit_name(unit: LatencyUnit) -> &'static str {
-    match unit {
-        LatencyUnit::Nanoseconds => "time",
-        LatencyUnit::Instructions => "guest instructions",
-    }
 }
 
 fn latency_tick(value: f64, unit: LatencyUnit) -> String {
@@ -173,6 +188,15 @@ mod tests {
         let axis = Axis::latency("latency", &[900.0, 2_900.0], LatencyUnit::Nanoseconds, false);
         assert_eq!(axis.low, 0.0);
         assert_eq!(labels(&axis)[..3], ["0 ns", "500 ns", "1 µs"]);
+    }
+
+    #[test]
+    fn depths_over_decades_are_logarithmic_with_ticks_where_they_were_measured() {
+        let axis = Axis::number("stack.layers", &[500.0, 1.0, 8.0, 1.0]);
+        assert_eq!(labels(&axis), ["1", "8", "500"]);
+        let spread = axis.spread(1.0, 100.0);
+        assert!((spread[spread.len() / 2] - 10.0).abs() < 1e-9);
+        assert_eq!(labels(&Axis::number("stack.layers", &[1.0, 4.0]))[0], "0");
     }
 
     #[test]

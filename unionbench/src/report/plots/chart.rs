@@ -9,8 +9,11 @@ use super::Plot;
 use super::axis::Axis;
 use crate::report::ReportError;
 
-/// Size of every plot in pixels.
-const SIZE: (u32, u32) = (960, 600);
+/// Size of the chart itself in pixels; the legend comes below it, where no
+/// curve can run behind it.
+const SIZE: (u32, u32) = (960, 540);
+/// Height of a line of the legend in pixels.
+const LEGEND_LINE: i32 = 24;
 
 /// Colours that stay apart for colour-blind readers (Okabe and Ito, 2008).
 const COLOURS: [RGBColor; 7] = [
@@ -43,8 +46,6 @@ pub struct Chart {
     pub x: Axis,
     pub y: Axis,
     pub curves: Vec<Curve>,
-    /// The legend stands at the bottom, because the curves end at the top.
-    pub legend_low: bool,
 }
 
 impl Chart {
@@ -57,9 +58,12 @@ impl Chart {
     }
 
     fn draw_into(&self, svg: &mut String) -> Result<(), Box<dyn std::error::Error>> {
-        let area = SVGBackend::with_string(svg, SIZE).into_drawing_area();
+        let legend_height = LEGEND_LINE as u32 * (self.curves.len() as u32 + 1);
+        let whole = (SIZE.0, SIZE.1 + legend_height);
+        let area = SVGBackend::with_string(svg, whole).into_drawing_area();
         area.fill(&WHITE)?;
-        let mut chart = ChartBuilder::on(&area)
+        let (upper, lower) = area.split_vertically(SIZE.1);
+        let mut chart = ChartBuilder::on(&upper)
             .caption(&self.title, ("sans-serif", 20))
             .margin(14)
             .margin_right(30)
@@ -76,31 +80,20 @@ impl Chart {
             .draw()?;
         for (curve, colour) in self.curves.iter().zip(COLOURS.into_iter().cycle()) {
             let points = self.placed(&curve.points);
-            chart
-                .draw_series(LineSeries::new(points.clone(), colour.stroke_width(2)))?
-                .label(&curve.label)
-                .legend(move |(x, y)| {
-                    PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(3))
-                });
+            chart.draw_series(LineSeries::new(points.clone(), colour.stroke_width(2)))?;
             if curve.marked {
                 chart.draw_series(points.iter().map(|p| Circle::new(*p, 4, colour.filled())))?;
             }
             let fit = self.placed(&curve.fit);
             chart.draw_series(DashedLineSeries::new(fit, 6, 4, colour.mix(0.6).stroke_width(1)))?;
         }
-        let position = match self.legend_low {
-            true => SeriesLabelPosition::LowerRight,
-            false => SeriesLabelPosition::UpperLeft,
-        };
-        chart
-            .configure_series_labels()
-            .position(position)
-            .margin(12)
-            .legend_area_size(26)
-            .background_style(WHITE.mix(0.85))
-            .border_style(BLACK.mix(0.3))
-            .label_font(("sans-serif", 15))
-            .draw()?;
+        for ((curve, colour), line) in self.curves.iter().zip(COLOURS.into_iter().cycle()).zip(0..)
+        {
+            let y = line * LEGEND_LINE + LEGEND_LINE / 2;
+            lower.draw(&PathElement::new([(100, y), (124, y)], colour.stroke_width(3)))?;
+            let style = ("sans-serif", 15).into_text_style(&lower);
+            lower.draw(&Text::new(curve.label.as_str(), (134, y - 9), style))?;
+        }
         area.present()?;
         Ok(())
     }

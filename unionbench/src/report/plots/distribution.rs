@@ -36,7 +36,6 @@ fn of_phase(analysis: &Analysis<'_>, phase: &str) -> Vec<Chart> {
         x: Axis::rarity("percentile p, drawn at 1/(1 - p)", n),
         y: Axis::latency("latency", &values, unit, true),
         curves: rows.iter().map(|row| curve(row, percentile_steps(row))).collect(),
-        legend_low: false,
     };
     let ecdf = Chart {
         name: file_name(&format!("{phase}-ecdf")),
@@ -44,7 +43,6 @@ fn of_phase(analysis: &Analysis<'_>, phase: &str) -> Vec<Chart> {
         x: Axis::latency("latency", &values, unit, true),
         y: Axis::share("share of operations"),
         curves: rows.iter().map(|row| curve(row, ecdf_steps(row))).collect(),
-        legend_low: true,
     };
     vec![percentiles, ecdf]
 }

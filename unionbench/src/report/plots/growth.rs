@@ -41,17 +41,19 @@ fn chart(analysis: &Analysis<'_>, series: &[&Series]) -> Chart {
     Chart {
         name: file_name(&format!("{phase}-by-{key}{suffix}")),
         title: format!("{phase}: median latency against {key}{suffix}"),
-        x,
         y: Axis::latency("median latency", &values(|p| p.1), unit, is_size(key)),
-        curves: series.iter().map(|s| curve(s, unit)).collect(),
-        legend_low: false,
+        curves: series.iter().map(|s| curve(s, &x, unit)).collect(),
+        x,
     }
 }
 
-fn curve(series: &Series, unit: LatencyUnit) -> Curve {
-    // A straight line needs its two ends only.
-    let ends = [series.points.first(), series.points.last()];
-    let xs = ends.into_iter().flatten().map(|p| p.0);
+fn curve(series: &Series, axis: &Axis, unit: LatencyUnit) -> Curve {
+    // What is straight on plain axes is bent on logarithmic ones.
+    let xs = match series.points.as_slice() {
+        [first, .., last] => axis.spread(first.0, last.0),
+        _ => Vec::new(),
+    };
+    let xs = xs.into_iter();
     let (law, fit) = if is_size(&series.key) {
         let law = fit::power_law(&series.points);
         let at = |x: f64| law.map(|l| (x, l.factor * x.powf(l.exponent)));
