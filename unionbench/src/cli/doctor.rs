@@ -3,11 +3,16 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use comfy_table::Table;
+use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::{ContentArrangement, LineStyle, Table};
 
 use crate::backend;
+use crate::probe;
 use crate::record::Availability;
-use crate::sys::namespace;
+use crate::sys::{caches, namespace};
+
+/// Columns where there is no terminal.
+const READABLE_WIDTH: u16 = 100;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {}
@@ -59,6 +64,22 @@ pub fn run(_: &Args) -> anyhow::Result<ExitCode> {
     ));
     findings.push(file("loop devices", "/dev/loop-control", "`modprobe loop`"));
     findings.push(file("FUSE", "/dev/fuse", "`modprobe fuse`"));
+    findings.push(refusable(
+        "dropping caches",
+        caches::can_drop(),
+        "cold means freshly mounted only: run as root, outside a container",
+    ));
+    findings.push(refusable(
+        "tracefs",
+        probe::tracefs_is_readable(),
+        "no FUSE requests by name: run as root, or mount tracefs at /sys/kernel/tracing",
+    ));
+    let qemu = on_path("qemu-system-x86_64");
+    findings.push(refusable(
+        "lab",
+        qemu,
+        "no qemu-system-x86_64: `apt-get install qemu-system-x86`",
+    ));
     for engine in super::run::engines() {
         findings.push(Finding {
             what: format!("engine {}", engine.engine),
@@ -78,6 +99,15 @@ fn found(what: &str, yes: bool, reason: &str) -> Finding {
     Finding { what: what.to_owned(), yes, reason: reason.to_owned() }
 }
 
+fn refusable(what: &str, yes: bool, remedy: &str) -> Finding {
+    found(what, yes, if yes { "" } else { remedy })
+}
+
+fn on_path(program: &str) -> bool {
+    std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).exists()))
+}
+
 fn file(what: &str, path: &str, remedy: &str) -> Finding {
     let yes = Path::new(path).exists();
     found(what, yes, &if yes { String::new() } else { format!("no {path}: {remedy}") })
@@ -86,9 +116,7 @@ fn file(what: &str, path: &str, remedy: &str) -> Finding {
 fn backing(kind: &str, program: &str, package: &str) -> Finding {
     let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
     let in_kernel = known.lines().any(|line| line.trim() == kind);
-    let tool = std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).exists()))
-        || Path::new("/sbin").join(program).exists();
+    let tool = on_path(program) || Path::new("/sbin").join(program).exists();
     let reason = match (in_kernel, tool) {
         (true, true) => String::new(),
         (false, _) => format!("this kernel has no {kind} loaded: `modprobe {kind}`"),
@@ -99,7 +127,9 @@ fn backing(kind: &str, program: &str, package: &str) -> Finding {
 
 fn print(findings: &[Finding]) {
     let mut table = Table::new();
-    table.set_content_arrangement(comfy_table::ContentArrangement::Dynamic);
+    table.load_style(UTF8_HORIZONTAL_ONLY.row_separator(LineStyle::none())).force_no_tty();
+    table.set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_width(super::run::appearance().width.unwrap_or(READABLE_WIDTH));
     table.set_header(["", "works", "reason and remedy"]);
     for finding in findings {
         table.add_row([
@@ -108,5 +138,5 @@ fn print(findings: &[Finding]) {
             &finding.reason,
         ]);
     }
-    println!("{table}");
+    println!("{}", table.trim_fmt());
 }

@@ -340,7 +340,7 @@ pub(super) fn print_report(format: Format, record: &Record) -> anyhow::Result<()
 }
 
 /// Fits a terminal and uses its styles; a file gets neither.
-fn appearance() -> Appearance {
+pub(super) fn appearance() -> Appearance {
     let terminal = std::io::stdout().is_terminal();
     Appearance {
         styled: terminal && std::env::var_os("NO_COLOR").is_none(),

@@ -27,6 +27,7 @@ pub use drain::Observations;
 pub use engine::{Availability, Engine};
 pub use object::{bytes as object_bytes, is_embedded};
 pub use session::{Request, Session, Watch, engines};
+pub use tracefs::is_readable as tracefs_is_readable;
 
 /// Why probes could not be had at all. A single probe that is refused is no
 /// error: it stands in [`Session::status`].

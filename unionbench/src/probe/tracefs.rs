@@ -29,6 +29,11 @@ pub(super) fn visible<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     }
 }
 
+/// Whether tracepoints can be found by name here.
+pub fn is_readable() -> bool {
+    visible(|| place().is_some())
+}
+
 fn place() -> Option<&'static Path> {
     PLACES.iter().map(Path::new).find(|place| place.join("events").is_dir())
 }
