@@ -3,35 +3,90 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::ValueEnum;
+
 use super::Failure;
-use crate::compare::{Verdict, compare};
+use crate::compare::{Comparison, Uniform, Verdict, compare};
+use crate::report::comparison_md;
 use crate::store;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The record that the other is measured against: a record.json or its folder
+    /// The record that the others are measured against: a record.json or its
+    /// folder
     base: PathBuf,
-    /// The record that may have become slower
-    new: PathBuf,
-    /// Smallest change that matters, in percent
+    /// Records that may have become slower
+    #[arg(required = true)]
+    new: Vec<PathBuf>,
+    /// Smallest change of wall time that matters, in percent
     #[arg(long, value_name = "PERCENT", default_value_t = 10.0)]
     min_effect: f64,
+    /// Change of instructions that is allowed, in percent
+    #[arg(long, value_name = "PERCENT", default_value_t = 0.5)]
+    tolerance: f64,
+    /// What is printed
+    #[arg(long, value_enum, default_value_t = Form::Human)]
+    format: Form,
 }
 
-/// Exit code 3 if a cell became slower, 4 if none did but some cannot be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Form {
+    Human,
+    Md,
+    Json,
+}
+
+/// Exit code 3 if anything became worse, 4 if nothing did but some cannot be
+/// told.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    if !(args.min_effect.is_finite() && args.min_effect >= 0.0) {
-        return Err(Failure::Usage("--min-effect takes a percentage from 0 upwards".into()).into());
+    let share = |name: &str, percent: f64| {
+        if percent.is_finite() && percent >= 0.0 {
+            Ok(percent / 100.0)
+        } else {
+            Err(Failure::Usage(format!("{name} takes a percentage from 0 upwards")))
+        }
+    };
+    let policy = Uniform {
+        instructions: share("--tolerance", args.tolerance)?,
+        min_effect: share("--min-effect", args.min_effect)?,
+    };
+    let base = store::read(&args.base)?;
+    let mut comparisons = Vec::new();
+    for path in &args.new {
+        comparisons
+            .push((path.display().to_string(), compare(&base, &store::read(path)?, &policy)?));
     }
-    let (base, new) = (store::read(&args.base)?, store::read(&args.new)?);
-    let comparison = compare(&base, &new, args.min_effect / 100.0)?;
-    print!("{comparison}");
-    let any = |verdict| comparison.changes.iter().any(|change| change.verdict == verdict);
-    Ok(if any(Verdict::Slower) {
-        ExitCode::from(3)
-    } else if any(Verdict::Inconclusive) || comparison.changes.is_empty() {
-        ExitCode::from(4)
-    } else {
-        ExitCode::SUCCESS
-    })
+    print(args.format, &comparisons)?;
+    Ok(exit_code(comparisons.iter().map(|(_, comparison)| comparison.verdict())))
+}
+
+/// Prints comparisons with what each was of.
+pub(super) fn print(form: Form, comparisons: &[(String, Comparison)]) -> anyhow::Result<()> {
+    match form {
+        Form::Human => {
+            for (name, comparison) in comparisons {
+                println!("{name}");
+                print!("{comparison}");
+            }
+        }
+        Form::Md => {
+            for (name, comparison) in comparisons {
+                print!("{}", comparison_md(name, comparison));
+            }
+        }
+        Form::Json => {
+            let all: Vec<_> = comparisons.iter().map(|(_, comparison)| comparison).collect();
+            println!("{}", serde_json::to_string_pretty(&all)?);
+        }
+    }
+    Ok(())
+}
+
+/// 3 if any failed, else 4 if any is inconclusive.
+pub(super) fn exit_code(verdicts: impl Iterator<Item = Verdict>) -> ExitCode {
+    match verdicts.min() {
+        Some(Verdict::Fail) => ExitCode::from(3),
+        Some(Verdict::Inconclusive) | None => ExitCode::from(4),
+        Some(Verdict::Better | Verdict::Pass) => ExitCode::SUCCESS,
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use crate::gate::GateError;
 use crate::run::RunError;
 
 /// What was asked for cannot be done as it was written.
@@ -19,6 +20,11 @@ pub enum Failure {
 pub(super) fn of(error: &anyhow::Error) -> ExitCode {
     if let Some(RunError::Interrupted) = error.downcast_ref() {
         return ExitCode::from(130);
+    }
+    if let Some(error) = error.downcast_ref::<GateError>()
+        && error.is_unsupported()
+    {
+        return ExitCode::from(5);
     }
     match error.downcast_ref() {
         Some(Failure::Usage(_)) => ExitCode::from(2),

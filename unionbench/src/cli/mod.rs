@@ -6,6 +6,9 @@ mod compare;
 mod doctor;
 mod dry_run;
 mod exit;
+mod gate;
+mod gate_selftest;
+mod gate_top_up;
 mod keep;
 pub mod lab;
 pub mod lab_selftest;
@@ -15,6 +18,7 @@ mod progress;
 mod report;
 mod run;
 mod run_lab;
+mod step_summary;
 mod validate;
 
 use std::process::ExitCode;
@@ -47,6 +51,8 @@ enum Command {
     Report(report::Args),
     /// Tells which cells of two records became slower or faster
     Compare(compare::Args),
+    /// Holds results against a baseline: exit code 3 if anything became worse
+    Gate(Box<gate::Args>),
     /// Boots a kernel and runs a command in it, counted to the instruction
     Lab(lab::Args),
     /// Mounts the bundled union
@@ -70,6 +76,7 @@ pub fn main() -> ExitCode {
         Command::Clean(args) => clean::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::Gate(args) => gate::run(&args),
         Command::Lab(args) => lab::run(args),
         Command::Mount(args) => mount::run(&args),
         Command::Keep(args) => keep::run(&args),

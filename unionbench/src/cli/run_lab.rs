@@ -51,7 +51,7 @@ pub fn run(
 
 /// Programs that a backing file system or a backend calls, put into the guest
 /// where this host has them; the guest's run reports the missing ones.
-fn equip(guest: &mut Guest, order: &Order<'_>) {
+pub(super) fn equip(guest: &mut Guest, order: &Order<'_>) {
     guest.files.push(GuestFile::bytes(SCENARIO, order.scenario.toml.as_bytes()));
     guest.argv = ["unionbench", "run", SCENARIO, "--results", "/out/results"]
         .iter()
@@ -96,12 +96,8 @@ fn first_word(command: &str) -> Option<String> {
     (!program.contains('/')).then_some(program)
 }
 
-/// Completes the guest's record with what only the host knows and stores it.
-fn keep(
-    guest: &Guest,
-    outcome: &GuestOutcome,
-    order: &Order<'_>,
-) -> anyhow::Result<(Record, PathBuf)> {
+/// The guest's record, completed with what only the host knows.
+pub(super) fn record_of(guest: &Guest, outcome: &GuestOutcome) -> anyhow::Result<Record> {
     let Some(text) = find(outcome, RECORD) else {
         let said = String::from_utf8_lossy(outcome.file("stderr").unwrap_or_default());
         bail!(
@@ -113,6 +109,16 @@ fn keep(
     let mut record: Record =
         serde_json::from_slice(text).context("cannot read the guest's record")?;
     record.lab = Some(outcome.lab_record(guest));
+    Ok(record)
+}
+
+/// Stores the guest's record as if it had been measured here.
+fn keep(
+    guest: &Guest,
+    outcome: &GuestOutcome,
+    order: &Order<'_>,
+) -> anyhow::Result<(Record, PathBuf)> {
+    let record = record_of(guest, outcome)?;
     let started = jiff::Timestamp::now().to_string();
     let place = format!("lab-{}", outcome.identity.kernel_release);
     let mut writer = Writer::create(order.results, &order.scenario.name, &started, &place)?;

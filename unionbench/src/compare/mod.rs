@@ -1,29 +1,26 @@
-//! Two records side by side: what became slower or faster, and how sure that
-//! is.
+//! Records side by side: what became slower or faster, and how sure that is.
 //!
-//! Two runs of wall time differ by the machine's mood, so a native cell is
-//! compared by its ratio to the control of its own run; instructions of the lab
-//! are compared as they are. Intervals hold for all cells at once (each is made
-//! at 1 - 0.05/m for m cells, after Bonferroni), so that many cells do not mean
-//! many false alarms.
+//! What the lab counts is compared exactly, with a tolerance that is a matter of
+//! policy. Wall time depends on the machine's mood, so a native cell is compared
+//! by its ratio to the control of the same round: the logarithms of those ratios
+//! are paired by round, their centre is Hodges and Lehmann's, and the tests are
+//! Wilcoxon's against the smallest effect that matters, after Holm's correction
+//! for the number of cells. A comparison that cannot tell says so.
 
+mod subject;
 mod text;
 
-use hdrhistogram::Histogram;
+use serde::Serialize;
 
-use crate::record::{Cell, CellStatus, Lab, Record};
-use crate::stats::bootstrap::{Estimate, Settings, quotient_of_medians};
-use crate::stats::hdr::{self, HdrError};
-use crate::unit::LatencyUnit;
+use crate::record::Record;
+use crate::stats::correction::holm;
+use crate::stats::signed_rank::{fewest_for, hodges_lehmann, signed_rank};
 
-/// Chance of any false difference among all cells of a comparison.
-const FALSE_ALARM: f64 = 0.05;
-/// Enough that the tails of twenty intervals at once hold resamples.
-const N_RESAMPLES: usize = 10_000;
+pub use subject::{CellFigures, Figure, INSTRUCTIONS, Identity, LATENCY, LabPins, Place, Subject};
 
-/// Fewest rounds whose scatter an interval of wall time can know. With fewer,
-/// no native cell gets another verdict than inconclusive.
-const MIN_ROUNDS: usize = 5;
+/// Chance of any false alarm among the ratios of a comparison, and of a pass
+/// of a cell that became slower by the smallest effect.
+const ALPHA: f64 = 0.05;
 
 /// Why two records cannot be compared.
 #[derive(Debug, thiserror::Error)]
@@ -33,280 +30,375 @@ pub enum CompareError {
     )]
     Units { base: &'static str, new: &'static str },
     #[error(
-        "cannot compare records of different labs: {field} differs; measure both with the same one"
+        "cannot compare records of different {what}: {base} and {new}; measure the same scenario with the same seed on both sides"
     )]
-    Labs { field: &'static str },
-    #[error("cannot read the histogram of cell {cell}, round {round}")]
-    Histogram { cell: String, round: u32, source: HdrError },
+    Different { what: &'static str, base: String, new: String },
+    #[error(
+        "cannot compare records of different labs: {field} is {base} and {new}; measure both with the same one"
+    )]
+    Labs { field: &'static str, base: String, new: String },
+    #[error("cannot compare the record of {scenario}: no cell of it has a valid figure")]
+    Nothing { scenario: String },
+    #[error(
+        "cannot compare {cell}: its {metric} is not a number from 0 upwards; restore it from its copy"
+    )]
+    Unsound { cell: String, metric: String },
 }
 
-/// What became of one cell.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What became of one metric of one cell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// The whole interval lies above the smallest effect.
-    Slower,
-    /// The whole interval lies below it.
-    Faster,
-    /// The whole interval lies within it.
-    Unchanged,
-    /// The interval is too wide, or wall time has fewer than five rounds:
-    /// measure more.
+    /// It became worse than the policy allows.
+    Fail,
+    /// Measure more, or find out why a figure is missing.
     Inconclusive,
+    /// It became better by as much as would have failed the other way round.
+    Better,
+    Pass,
 }
 
-/// What the change of a cell is a quotient of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How a metric is judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Basis {
-    /// Ratios to the control of the same run.
-    Control,
-    /// Medians as they are.
-    Median,
+    /// Figures as they are.
+    Exact,
+    /// Ratios to the control, paired by round.
+    Ratio,
 }
 
-/// One cell that both records hold.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Change {
+/// New over base with its 95 % interval.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Quotient {
+    pub value: f64,
+    /// Absent where so few rounds bound nothing.
+    pub low: Option<f64>,
+    pub high: Option<f64>,
+}
+
+/// One metric of one cell on both sides.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Row {
     pub cell: String,
+    pub metric: String,
     pub basis: Basis,
-    /// New over base, with its interval.
-    pub quotient: Estimate,
+    /// Absent where the side does not hold it.
+    pub base: Option<f64>,
+    pub new: Option<f64>,
+    /// Absent if the base is zero or a side is missing.
+    pub quotient: Option<Quotient>,
+    /// Rounds that were paired; absent for exact figures.
+    pub n_rounds: Option<usize>,
+    /// Chance of the change if it were no larger than allowed, after Holm.
+    pub p: Option<f64>,
+    /// What was allowed: a share of the base.
+    pub allowed: f64,
     pub verdict: Verdict,
+    /// Why the verdict is what it is, where the figures do not say it.
+    pub why: String,
 }
 
 /// A comparison.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Comparison {
-    /// In the order of the base.
-    pub changes: Vec<Change>,
-    /// Cells that were not compared, and why; may be empty.
-    pub left_out: Vec<(String, String)>,
-    /// Differences between the runs that the reader should know.
+    pub scenario: String,
+    /// What differs between the sides and may be the cause.
     pub notes: Vec<String>,
+    /// In the order of the base.
+    pub rows: Vec<Row>,
+    /// Cells that neither side holds figures of, and why; may be empty.
+    pub left_out: Vec<(String, String)>,
 }
 
-/// Compares `new` with `base`. `min_effect` is the smallest change that
-/// matters, such as 0.1 for 10 %.
-pub fn compare(base: &Record, new: &Record, min_effect: f64) -> Result<Comparison, CompareError> {
-    if base.latency_unit != new.latency_unit {
-        let (base, new) = (base.latency_unit.suffix(), new.latency_unit.suffix());
-        return Err(CompareError::Units { base, new });
+/// How much worse each metric may become.
+pub trait Policy {
+    /// Share of the base by which an exact figure may rise: 0 allows nothing.
+    fn tolerance(&self, cell: &str, metric: &str) -> f64;
+    /// Smallest change of a ratio that matters.
+    fn min_effect(&self, cell: &str) -> f64;
+}
+
+/// One number for exact figures and one for ratios.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Uniform {
+    pub instructions: f64,
+    pub min_effect: f64,
+}
+
+impl Policy for Uniform {
+    fn tolerance(&self, _: &str, metric: &str) -> f64 {
+        if metric == INSTRUCTIONS { self.instructions } else { 0.0 }
     }
-    same_lab(base.lab.as_ref(), new.lab.as_ref())?;
-    let mut comparison = Comparison { changes: vec![], left_out: vec![], notes: notes(base, new) };
-    let mut pairs = Vec::new();
+    fn min_effect(&self, _: &str) -> f64 {
+        self.min_effect
+    }
+}
+
+impl Comparison {
+    /// The worst verdict; inconclusive if nothing was compared.
+    pub fn verdict(&self) -> Verdict {
+        let worst = self.rows.iter().map(|row| row.verdict).min();
+        worst
+            .map_or(Verdict::Inconclusive, |v| if v == Verdict::Better { Verdict::Pass } else { v })
+    }
+
+    /// Rows with this verdict.
+    pub fn of(&self, verdict: Verdict) -> impl Iterator<Item = &Row> {
+        self.rows.iter().filter(move |row| row.verdict == verdict)
+    }
+}
+
+/// Compares two records.
+pub fn compare(
+    base: &Record,
+    new: &Record,
+    policy: &dyn Policy,
+) -> Result<Comparison, CompareError> {
+    compare_subjects(&Subject::of(base)?, &Subject::of(new)?, policy)
+}
+
+/// Compares two subjects. Every metric of the base gets a row; one that the new
+/// side lacks is inconclusive, never passed over.
+pub fn compare_subjects(
+    base: &Subject,
+    new: &Subject,
+    policy: &dyn Policy,
+) -> Result<Comparison, CompareError> {
+    same(&base.identity, &new.identity)?;
+    sound(base)?;
+    sound(new)?;
+    let mut comparison = Comparison {
+        scenario: base.identity.scenario.clone(),
+        notes: notes(&base.place, &new.place),
+        rows: Vec::new(),
+        left_out: Vec::new(),
+    };
     for cell in &base.cells {
-        match pair(base, new, cell) {
-            Ok(pair) => pairs.push(pair),
-            Err(reason) => comparison.left_out.push((cell.id.clone(), reason)),
+        let twin = new.cell(&cell.id);
+        if cell.metrics.is_empty() {
+            let reason = cell.missing.clone().unwrap_or_else(|| "the base has no figures".into());
+            if twin.is_some_and(|twin| !twin.metrics.is_empty()) {
+                let why = format!("in the base {reason}: save a base that holds it");
+                comparison.rows.push(lacking(cell, "figures", None, why));
+            } else {
+                comparison.left_out.push((cell.id.clone(), reason));
+            }
+            continue;
+        }
+        for (metric, figure) in &cell.metrics {
+            let found = twin.and_then(|twin| twin.metrics.get(metric));
+            comparison.rows.push(match found {
+                Some(other) => row(cell, metric, figure, other, policy),
+                None => {
+                    let why = match twin {
+                        None => "the new record does not hold the cell".to_owned(),
+                        Some(CellFigures { missing: Some(reason), .. }) => {
+                            format!("in the new record {reason}")
+                        }
+                        Some(_) => "the new record does not hold the metric".to_owned(),
+                    };
+                    lacking(cell, metric, Some(figure), why)
+                }
+            });
         }
     }
-    for cell in new.cells.iter().filter(|cell| base.cells.iter().all(|c| c.id != cell.id)) {
+    for cell in new.cells.iter().filter(|cell| base.cell(&cell.id).is_none()) {
         comparison.left_out.push((cell.id.clone(), "the base does not hold it".to_owned()));
     }
-    let confidence = 1.0 - FALSE_ALARM / pairs.len().max(1) as f64;
-    let settings = Settings { n_resamples: N_RESAMPLES, confidence, ..Settings::default() };
-    for pair in pairs {
-        let id = pair.base.id.clone();
-        match change(&pair, settings, min_effect)? {
-            Some(change) => comparison.changes.push(change),
-            None => comparison.left_out.push((id, "a median of it is zero".to_owned())),
-        }
-    }
+    judge_ratios(&mut comparison.rows, base, new);
     Ok(comparison)
 }
 
-/// A cell in both records, with the controls if it is compared through them.
-struct Pair<'a> {
-    base: &'a Cell,
-    new: &'a Cell,
-    controls: Option<(&'a Cell, &'a Cell)>,
+/// A metric that one side lacks.
+fn lacking(cell: &CellFigures, metric: &str, base: Option<&Figure>, why: String) -> Row {
+    Row {
+        cell: cell.id.clone(),
+        metric: metric.to_owned(),
+        basis: if metric == LATENCY { Basis::Ratio } else { Basis::Exact },
+        base: base.and_then(centre),
+        new: None,
+        quotient: None,
+        n_rounds: None,
+        p: None,
+        allowed: 0.0,
+        verdict: Verdict::Inconclusive,
+        why,
+    }
 }
 
-/// The error is the reason why the cell is left out.
-fn pair<'a>(base: &'a Record, new: &'a Record, cell: &'a Cell) -> Result<Pair<'a>, String> {
-    let twin = new.cells.iter().find(|c| c.id == cell.id);
-    let twin = twin.ok_or("the new record does not hold it")?;
-    if cell.status != CellStatus::Ok || twin.status != CellStatus::Ok {
-        return Err("it was not measured, or not validly, in both records".to_owned());
-    }
-    if base.latency_unit == LatencyUnit::Instructions {
-        return Ok(Pair { base: cell, new: twin, controls: None });
-    }
-    if base.is_control(cell) {
-        return Err("it is the control that others are compared through".to_owned());
-    }
-    let controls = base.control_of(cell).zip(new.control_of(twin));
-    let controls = controls.ok_or("wall time is compared through a control, and it has none")?;
-    Ok(Pair { base: cell, new: twin, controls: Some(controls) })
-}
-
-fn change(
-    pair: &Pair<'_>,
-    settings: Settings,
-    min_effect: f64,
-) -> Result<Option<Change>, CompareError> {
-    let (base, new) = (rounds(pair.base)?, rounds(pair.new)?);
-    let (basis, quotient) = match pair.controls {
-        None => (Basis::Median, quotient_of_medians(&[&new], &[&base], settings)),
-        Some((base_control, new_control)) => {
-            let (base_control, new_control) = (rounds(base_control)?, rounds(new_control)?);
-            let above: [&[Histogram<u64>]; 2] = [&new, &base_control];
-            let below: [&[Histogram<u64>]; 2] = [&base, &new_control];
-            (Basis::Control, quotient_of_medians(&above, &below, settings))
+fn row(cell: &CellFigures, metric: &str, base: &Figure, new: &Figure, policy: &dyn Policy) -> Row {
+    let (before, after) = (centre(base), centre(new));
+    let mut row = Row { base: before, new: after, ..lacking(cell, metric, None, String::new()) };
+    match (base, new) {
+        (Figure::Exact(before), Figure::Exact(after)) => {
+            row.allowed = policy.tolerance(&cell.id, metric);
+            row.quotient = (*before > 0.0).then(|| {
+                let value = after / before;
+                Quotient { value, low: Some(value), high: Some(value) }
+            });
+            // A count that was zero has no share: anything above it is too much.
+            row.verdict = if *after > before * (1.0 + row.allowed) {
+                Verdict::Fail
+            } else if *after < before * (1.0 - row.allowed) {
+                Verdict::Better
+            } else {
+                Verdict::Pass
+            };
         }
-    };
-    Ok(quotient.map(|quotient| Change {
-        cell: pair.base.id.clone(),
-        basis,
-        quotient,
-        verdict: verdict(basis, &quotient, min_effect),
-    }))
+        (Figure::Ratios(_), Figure::Ratios(_)) => row.allowed = policy.min_effect(&cell.id),
+        _ => row.why = "it is exact on one side and a ratio on the other".to_owned(),
+    }
+    row
 }
 
-fn verdict(basis: Basis, quotient: &Estimate, min_effect: f64) -> Verdict {
-    if basis == Basis::Control && quotient.n_rounds < MIN_ROUNDS {
-        return Verdict::Inconclusive;
+/// Verdicts of all ratios at once, because Holm's correction needs them all.
+fn judge_ratios(rows: &mut [Row], base: &Subject, new: &Subject) {
+    let mut judged: Vec<(usize, Vec<f64>)> = Vec::new();
+    for (index, row) in rows.iter().enumerate().filter(|(_, row)| row.basis == Basis::Ratio) {
+        let side = |subject: &Subject| match subject.cell(&row.cell)?.metrics.get(LATENCY)? {
+            Figure::Ratios(ratios) => Some(ratios.clone()),
+            Figure::Exact(_) => None,
+        };
+        if let Some((base, new)) = side(base).zip(side(new)) {
+            let logs = base.iter().zip(&new).map(|(base, new)| (new / base).ln()).collect();
+            judged.push((index, logs));
+        }
     }
-    let (slower, faster) = (1.0 + min_effect, 1.0 / (1.0 + min_effect));
-    if quotient.low > slower {
-        Verdict::Slower
-    } else if quotient.high < faster {
-        Verdict::Faster
-    } else if quotient.low >= faster && quotient.high <= slower {
-        Verdict::Unchanged
-    } else {
-        Verdict::Inconclusive
+    let limit = |index: usize| (1.0 + rows[index].allowed).ln();
+    let worse: Vec<f64> = judged.iter().map(|(i, d)| signed_rank(d, limit(*i)).p_greater).collect();
+    let better: Vec<f64> = judged.iter().map(|(i, d)| signed_rank(d, -limit(*i)).p_less).collect();
+    let (worse, better) = (holm(&worse), holm(&better));
+    let needed = fewest_for(ALPHA / judged.len().max(1) as f64);
+    for (k, (index, logs)) in judged.iter().enumerate() {
+        let limit = (1.0 + rows[*index].allowed).ln();
+        let row = &mut rows[*index];
+        row.n_rounds = Some(logs.len());
+        row.p = Some(worse[k]);
+        row.quotient = hodges_lehmann(logs, 1.0 - ALPHA).map(|centre| {
+            let bound = |v: f64| v.is_finite().then(|| v.exp());
+            Quotient { value: centre.value.exp(), low: bound(centre.low), high: bound(centre.high) }
+        });
+        // That it did not become slower is shown cell by cell: no correction
+        // makes a pass of a slower cell more likely than ALPHA.
+        let not_worse = signed_rank(logs, limit).p_less <= ALPHA;
+        row.verdict = if worse[k] <= ALPHA {
+            Verdict::Fail
+        } else if better[k] <= ALPHA {
+            Verdict::Better
+        } else if not_worse {
+            Verdict::Pass
+        } else {
+            Verdict::Inconclusive
+        };
+        if row.verdict == Verdict::Inconclusive {
+            row.why = if logs.len() < needed {
+                let (n, m) = (logs.len(), judged.len());
+                format!("{n} rounds are too few: {m} ratios need {needed} rounds on both sides")
+            } else {
+                "the rounds scatter too much: measure more of them".to_owned()
+            };
+        }
     }
 }
 
-/// Rounds without probes; they alone are compared.
-fn rounds(cell: &Cell) -> Result<Vec<Histogram<u64>>, CompareError> {
-    let decoded = cell.rounds.iter().filter(|round| !round.probes).map(|round| {
-        hdr::decode(&round.histogram).map_err(|source| CompareError::Histogram {
-            cell: cell.id.clone(),
-            round: round.round,
-            source,
-        })
-    });
-    decoded.collect()
+/// The figure as one number: the centre of ratios.
+fn centre(figure: &Figure) -> Option<f64> {
+    match figure {
+        Figure::Exact(value) => Some(*value),
+        Figure::Ratios(ratios) => {
+            let logs: Vec<f64> = ratios.iter().map(|ratio| ratio.ln()).collect();
+            hodges_lehmann(&logs, 1.0 - ALPHA).map(|centre| centre.value.exp())
+        }
+    }
+}
+
+fn sound(subject: &Subject) -> Result<(), CompareError> {
+    for cell in &subject.cells {
+        if let Some((metric, _)) = cell.metrics.iter().find(|(_, figure)| !figure.is_sound()) {
+            let (cell, metric) = (cell.id.clone(), metric.clone());
+            return Err(CompareError::Unsound { cell, metric });
+        }
+    }
+    Ok(())
+}
+
+/// Refuses sides that did not measure the same thing on the same machine.
+fn same(base: &Identity, new: &Identity) -> Result<(), CompareError> {
+    if base.unit != new.unit {
+        let (base, new) = (base.unit.suffix(), new.unit.suffix());
+        return Err(CompareError::Units { base, new });
+    }
+    let short = |hash: &String| hash.chars().take(12).collect::<String>();
+    let facts = [
+        ("scenarios", base.scenario.clone(), new.scenario.clone()),
+        (
+            "scenarios (their files differ)",
+            short(&base.scenario_sha256),
+            short(&new.scenario_sha256),
+        ),
+        ("settings (--set)", base.overrides.join(" "), new.overrides.join(" ")),
+        ("seeds", base.seed.to_string(), new.seed.to_string()),
+        (
+            "stacks (their hashes differ)",
+            base.stacks.iter().map(short).collect::<Vec<_>>().join(" "),
+            new.stacks.iter().map(short).collect::<Vec<_>>().join(" "),
+        ),
+    ];
+    if let Some((what, base, new)) = facts.into_iter().find(|(_, base, new)| base != new) {
+        let named = |text: String| if text.is_empty() { "none".to_owned() } else { text };
+        return Err(CompareError::Different { what, base: named(base), new: named(new) });
+    }
+    same_lab(base.lab.as_ref(), new.lab.as_ref())
 }
 
 /// The virtual machine must be the same. Kernel and program may differ, for
-/// they are what is compared; [`notes`] name them.
-fn same_lab(base: Option<&Lab>, new: Option<&Lab>) -> Result<(), CompareError> {
+/// they may be what is compared; the notes name them.
+fn same_lab(base: Option<&LabPins>, new: Option<&LabPins>) -> Result<(), CompareError> {
     let (base, new) = match (base, new) {
         (None, None) => return Ok(()),
         (Some(base), Some(new)) => (base, new),
-        _ => return Err(CompareError::Labs { field: "lab (one record has none)" }),
+        (base, _) => {
+            let (with, without) = ("a lab".to_owned(), "none".to_owned());
+            let (base, new) = if base.is_some() { (with, without) } else { (without, with) };
+            return Err(CompareError::Labs { field: "lab", base, new });
+        }
     };
+    let text = |v: u64| v.to_string();
     let fields = [
-        ("mode", base.mode == new.mode),
-        ("qemu_version", base.qemu_version == new.qemu_version),
-        ("machine", base.machine == new.machine),
-        ("cpu_model", base.cpu_model == new.cpu_model),
-        ("accelerator", base.accelerator == new.accelerator),
-        ("n_cpus", base.n_cpus == new.n_cpus),
-        ("memory_bytes", base.memory_bytes == new.memory_bytes),
-        ("kernel_command_line", base.kernel_command_line == new.kernel_command_line),
+        ("mode", base.mode.clone(), new.mode.clone()),
+        ("the version of QEMU", base.qemu.clone(), new.qemu.clone()),
+        ("machine", base.machine.clone(), new.machine.clone()),
+        ("processor model", base.cpu.clone(), new.cpu.clone()),
+        ("accelerator", base.accelerator.clone(), new.accelerator.clone()),
+        ("number of processors", text(base.n_cpus.into()), text(new.n_cpus.into())),
+        ("memory", text(base.memory_bytes), text(new.memory_bytes)),
+        ("kernel command line", base.command_line.clone(), new.command_line.clone()),
     ];
-    match fields.into_iter().find(|(_, equal)| !equal) {
-        Some((field, _)) => Err(CompareError::Labs { field }),
+    match fields.into_iter().find(|(_, base, new)| base != new) {
+        Some((field, base, new)) => Err(CompareError::Labs { field, base, new }),
         None => Ok(()),
     }
 }
 
-fn notes(base: &Record, new: &Record) -> Vec<String> {
+fn notes(base: &Place, new: &Place) -> Vec<String> {
     let facts = [
-        ("scenario", &base.scenario.sha256, &new.scenario.sha256),
-        ("program", &base.program.sha256, &new.program.sha256),
-        ("kernel", &base.host.kernel_release, &new.host.kernel_release),
-        ("processor", &base.host.cpu_model, &new.host.cpu_model),
-        ("host", &base.host.hostname, &new.host.hostname),
+        ("kernel", base.kernel.clone(), new.kernel.clone()),
+        ("processor", base.processor.clone(), new.processor.clone()),
+        ("host", base.host.clone(), new.host.clone()),
+        ("program", base.program.clone(), new.program.clone()),
+        ("options in force", base.options.join(" "), new.options.join(" ")),
     ];
-    facts
+    let mut notes: Vec<String> = facts
         .into_iter()
         .filter(|(_, base, new)| base != new)
-        .map(|(name, base, new)| format!("the {name} differs: {base} and {new}"))
-        .collect()
+        .map(|(name, base, new)| format!("{name}: {base} and {new}"))
+        .collect();
+    if base.program == new.program && base.program_sha256 != new.program_sha256 {
+        notes.push(format!("program: two builds of {}", base.program));
+    }
+    notes
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::record::sample;
-
-    /// The sample record with its rounds four times over.
-    fn record() -> Record {
-        let mut record = sample::record();
-        for cell in &mut record.cells {
-            cell.rounds = vec![cell.rounds.clone(); 4].concat();
-        }
-        record
-    }
-
-    /// The record with all latencies of `backend` multiplied.
-    fn scaled(backend: &str, factor: f64) -> Record {
-        let mut record = record();
-        for cell in record.cells.iter_mut().filter(|c| c.backend == backend || backend == "all") {
-            for round in &mut cell.rounds {
-                let old = hdr::decode(&round.histogram).expect("reads");
-                let mut new = hdr::empty();
-                for bucket in old.iter_recorded() {
-                    let value = (bucket.value_iterated_to() as f64 * factor) as u64;
-                    new.record_n(value, bucket.count_at_value()).expect("in range");
-                }
-                round.histogram = hdr::encode(&new).expect("encodes");
-            }
-        }
-        record
-    }
-
-    fn verdicts(new: &Record) -> Vec<Verdict> {
-        let comparison = compare(&record(), new, 0.25).expect("comparable");
-        comparison.changes.iter().map(|c| c.verdict).collect()
-    }
-
-    #[test]
-    fn slower_backend_is_found_in_every_cell() {
-        assert_eq!(verdicts(&scaled("overlayfs", 2.0)), vec![Verdict::Slower; 8]);
-        assert_eq!(verdicts(&scaled("overlayfs", 0.5)), vec![Verdict::Faster; 8]);
-    }
-
-    #[test]
-    fn slower_machine_changes_nothing() {
-        assert_eq!(verdicts(&scaled("all", 2.0)), vec![Verdict::Unchanged; 8]);
-    }
-
-    #[test]
-    fn small_change_with_a_wide_interval_is_inconclusive() {
-        assert!(verdicts(&scaled("overlayfs", 1.25)).iter().all(|v| *v == Verdict::Inconclusive));
-    }
-
-    #[test]
-    fn two_rounds_of_wall_time_tell_nothing() {
-        let (base, mut new) = (sample::record(), scaled("overlayfs", 2.0));
-        new.cells.iter_mut().for_each(|cell| cell.rounds.truncate(3));
-        let comparison = compare(&base, &new, 0.25).expect("comparable");
-        assert!(comparison.changes.iter().all(|c| c.verdict == Verdict::Inconclusive));
-        assert_eq!(comparison.changes.len(), 8);
-    }
-
-    #[test]
-    fn cells_left_out_have_reasons() {
-        let base = sample::record();
-        let mut new = sample::record();
-        let gone = new.cells.remove(1).id;
-        let comparison = compare(&base, &new, 0.1).expect("comparable");
-        assert_eq!(comparison.changes.len() + comparison.left_out.len(), base.cells.len());
-        let reason = comparison.left_out.iter().find(|(id, _)| *id == gone).expect("listed");
-        assert_eq!(reason.1, "the new record does not hold it");
-    }
-
-    #[test]
-    fn time_and_instructions_are_never_compared() {
-        let mut new = sample::record();
-        new.latency_unit = LatencyUnit::Instructions;
-        let error = compare(&sample::record(), &new, 0.1).expect_err("refused");
-        assert!(matches!(error, CompareError::Units { .. }), "{error}");
-    }
-}
+mod tests;

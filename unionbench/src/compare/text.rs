@@ -2,54 +2,69 @@
 
 use std::fmt;
 
-use super::{Basis, Comparison, Verdict};
+use super::{Basis, Comparison, Row, Verdict};
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
-            Self::Slower => "slower",
-            Self::Faster => "faster",
-            Self::Unchanged => "unchanged",
+            Self::Fail => "fail",
             Self::Inconclusive => "inconclusive",
+            Self::Better => "better",
+            Self::Pass => "pass",
         })
     }
 }
 
-/// One line per cell with quotient, interval and verdict; then what was left
-/// out and what differs between the runs. Ends with a line feed.
-impl fmt::Display for Comparison {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "new / base of each cell, intervals hold for all cells at once at 95 %")?;
-        for change in &self.changes {
-            let (q, verdict) = (&change.quotient, change.verdict);
-            let basis = match change.basis {
-                Basis::Control => "ratios to the control",
-                Basis::Median => "medians",
-            };
-            writeln!(
-                f,
-                "{verdict:<12}  {:>6.3} [{:.3}, {:.3}]  {} ({basis}, {} rounds)",
-                q.value, q.low, q.high, change.cell, q.n_rounds
-            )?;
+impl Row {
+    /// Base, new and quotient in words, as in `11478 → 11480 (×1.000)`.
+    pub fn change(&self) -> String {
+        let side = |value: Option<f64>| value.map_or("-".to_owned(), |v| figure(v, self.basis));
+        let mut text = format!("{} → {}", side(self.base), side(self.new));
+        if let Some(quotient) = &self.quotient {
+            text += &format!(" (×{:.4}", quotient.value);
+            if self.basis == Basis::Ratio {
+                let bound = |v: Option<f64>| v.map_or("?".to_owned(), |v| format!("{v:.3}"));
+                text += &format!(" [{}, {}]", bound(quotient.low), bound(quotient.high));
+            }
+            text.push(')');
         }
-        for (cell, reason) in &self.left_out {
-            writeln!(f, "left out      {cell}: {reason}")?;
+        if let (Some(n), Some(p)) = (self.n_rounds, self.p) {
+            text += &format!(", {n} rounds, p {p:.3}");
         }
-        for note in &self.notes {
-            writeln!(f, "note          {note}")?;
-        }
-        Ok(())
+        text
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use crate::compare::compare;
-    use crate::record::sample;
+/// Counts per operation and instructions without needless digits; ratios with
+/// three.
+fn figure(value: f64, basis: Basis) -> String {
+    match basis {
+        Basis::Ratio => format!("{value:.3}"),
+        Basis::Exact if value.fract() == 0.0 => format!("{value:.0}"),
+        Basis::Exact => format!("{value:.3}"),
+    }
+}
 
-    #[test]
-    fn a_record_compared_with_itself() {
-        let record = sample::record();
-        insta::assert_snapshot!(compare(&record, &record, 0.25).expect("comparable"));
+/// One line per row that does not pass, worst first, and a count of those that
+/// do; then what was left out and what differs. Ends with a line feed.
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}: {}", self.scenario, self.verdict())?;
+        for verdict in [Verdict::Fail, Verdict::Inconclusive, Verdict::Better, Verdict::Pass] {
+            for row in self.of(verdict) {
+                write!(f, "  {verdict:<12}  {}  {}  {}", row.cell, row.metric, row.change())?;
+                if !row.why.is_empty() {
+                    write!(f, ": {}", row.why)?;
+                }
+                writeln!(f)?;
+            }
+        }
+        for (cell, reason) in &self.left_out {
+            writeln!(f, "  left out      {cell}: {reason}")?;
+        }
+        for note in &self.notes {
+            writeln!(f, "  differs       {note}")?;
+        }
+        Ok(())
     }
 }

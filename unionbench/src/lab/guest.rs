@@ -94,6 +94,8 @@ pub struct Guest {
     pub timeout: Duration,
     /// From start to init's first word.
     pub boot_timeout: Duration,
+    /// Virtual time the guest idles before the command.
+    pub idle: Duration,
     /// Further kernel parameters.
     pub append: String,
     /// The binary that is init; this process's own unless said otherwise.
@@ -203,6 +205,10 @@ impl Guest {
                 .to_vec(),
             timeout: Duration::from_secs(600),
             boot_timeout: Duration::from_secs(120),
+            idle: match mode {
+                Mode::Count => IDLE,
+                Mode::Plain => Duration::ZERO,
+            },
             append: String::new(),
             binary: None,
             stop: Arc::default(),
@@ -365,12 +371,11 @@ impl Guest {
             (MODE_VARIABLE.to_owned(), self.mode.to_string()),
         ];
         env.extend(self.env.iter().cloned());
-        let idle = if self.mode == Mode::Count { IDLE } else { Duration::ZERO };
         Job {
             argv: self.argv.clone(),
             env,
             modules,
-            idle_ms: u64::try_from(idle.as_millis()).unwrap_or(u64::MAX),
+            idle_ms: u64::try_from(self.idle.as_millis()).unwrap_or(u64::MAX),
             interactive: self.interactive,
         }
     }

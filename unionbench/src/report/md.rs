@@ -50,7 +50,7 @@ fn drawn(table: &Table) -> String {
 }
 
 /// A bar would start a new column, a line feed a new row.
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     text.replace('|', "\\|").replace('\n', " ")
 }
 

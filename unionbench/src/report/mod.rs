@@ -2,23 +2,27 @@
 //! here prints; every format is a function from the record to text.
 
 mod analysis;
+mod comparison;
 mod csv;
 mod figure;
 mod human;
 mod json;
 mod md;
 mod plots;
+mod selftest;
 mod sentences;
 mod table;
 
 use std::path::{Path, PathBuf};
 
 pub use analysis::{Analysis, KernelSide, Row};
+pub use comparison::comparison_md;
 pub use figure::latency;
 pub use human::{Appearance, human};
 pub use json::json;
 pub use md::md;
 pub use plots::{Plot, png, svgs};
+pub use selftest::{selftest_svg, selftest_text};
 
 pub use self::csv::csv;
 use crate::record::Record;

@@ -1,0 +1,262 @@
+//! What a comparison is about: the figures of a record that can be compared,
+//! and what must be equal before they may be.
+//!
+//! A subject is small plain data, so that a baseline is a subject written down.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::CompareError;
+use crate::record::{Cell, CellStatus, Record, Round};
+use crate::unit::LatencyUnit;
+
+/// Lower quartile of guest instructions: the figure of the lab.
+pub const INSTRUCTIONS: &str = "instructions";
+/// Ratios of medians to the control's, one per round: the figure of wall time.
+pub const LATENCY: &str = "latency";
+
+/// The comparable part of a record.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Subject {
+    pub identity: Identity,
+    pub place: Place,
+    pub cells: Vec<CellFigures>,
+}
+
+/// What has to be equal on both sides.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    pub scenario: String,
+    pub scenario_sha256: String,
+    /// Changes from the command line but for a backend's own options: those are
+    /// what is under test.
+    pub overrides: Vec<String>,
+    pub seed: u64,
+    pub unit: LatencyUnit,
+    /// SHA-256 of each stack, in the record's order.
+    pub stacks: Vec<String>,
+    pub lab: Option<LabPins>,
+}
+
+/// The virtual machine that counts of instructions hold for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LabPins {
+    pub mode: String,
+    pub qemu: String,
+    pub machine: String,
+    pub cpu: String,
+    pub accelerator: String,
+    pub n_cpus: u32,
+    pub memory_bytes: u64,
+    pub command_line: String,
+}
+
+/// Where it was measured and by what: may differ, because it may be what is
+/// compared. Differences are told.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Place {
+    pub started: String,
+    pub host: String,
+    pub processor: String,
+    pub kernel: String,
+    pub kernel_package: Option<String>,
+    /// Of the image; absent where it is the host's own.
+    pub kernel_sha256: Option<String>,
+    pub program: String,
+    pub program_sha256: String,
+    /// `backend option` of each option in force.
+    pub options: Vec<String>,
+}
+
+/// The figures of one cell.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CellFigures {
+    pub id: String,
+    /// Rounds without probes.
+    pub n_rounds: usize,
+    /// Why there are no figures, or none that count; absent if there are.
+    pub missing: Option<String>,
+    /// By name; counters are per operation.
+    pub metrics: BTreeMap<String, Figure>,
+}
+
+/// One figure.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Figure {
+    /// The same each time it is measured.
+    Exact(f64),
+    /// Over the control of the same round, one per round.
+    Ratios(Vec<f64>),
+}
+
+impl Subject {
+    /// The figures of `record`. Fails where nothing of it can be compared.
+    pub fn of(record: &Record) -> Result<Self, CompareError> {
+        let cells: Vec<CellFigures> =
+            record.cells.iter().map(|cell| figures(record, cell)).collect();
+        if cells.iter().all(|cell| cell.metrics.is_empty()) {
+            return Err(CompareError::Nothing { scenario: record.scenario.name.clone() });
+        }
+        Ok(Self { identity: identity(record), place: place(record), cells })
+    }
+
+    /// The cell called `id`.
+    pub fn cell(&self, id: &str) -> Option<&CellFigures> {
+        self.cells.iter().find(|cell| cell.id == id)
+    }
+}
+
+impl Figure {
+    /// Every number of it is finite, and not negative.
+    pub fn is_sound(&self) -> bool {
+        let sound = |v: &f64| v.is_finite() && *v >= 0.0;
+        match self {
+            Self::Exact(v) => sound(v),
+            Self::Ratios(all) => all.iter().all(|v| sound(v) && *v > 0.0),
+        }
+    }
+}
+
+fn identity(record: &Record) -> Identity {
+    // How often something is measured does not change what is.
+    let of_the_measurement = |text: &&String| {
+        !["backend.", "rounds=", "probes="].iter().any(|prefix| text.starts_with(prefix))
+    };
+    Identity {
+        scenario: record.scenario.name.clone(),
+        scenario_sha256: record.scenario.sha256.clone(),
+        overrides: record.scenario.overrides.iter().filter(of_the_measurement).cloned().collect(),
+        seed: record.seed,
+        unit: record.latency_unit,
+        stacks: record.stacks.iter().map(|stack| stack.hash.clone()).collect(),
+        lab: record.lab.as_ref().map(|lab| LabPins {
+            mode: lab.mode.clone(),
+            qemu: lab.qemu_version.clone(),
+            machine: lab.machine.clone(),
+            cpu: lab.cpu_model.clone(),
+            accelerator: lab.accelerator.clone(),
+            n_cpus: lab.n_cpus,
+            memory_bytes: lab.memory_bytes,
+            command_line: lab.kernel_command_line.clone(),
+        }),
+    }
+}
+
+fn place(record: &Record) -> Place {
+    let lab = record.lab.as_ref();
+    let options = record.backends.iter().flat_map(|backend| {
+        backend.options_in_force.iter().map(move |option| format!("{} {option}", backend.name))
+    });
+    Place {
+        started: record.started.clone(),
+        host: record.host.hostname.clone(),
+        processor: record.host.cpu_model.clone(),
+        kernel: record.host.kernel_release.clone(),
+        kernel_package: lab.and_then(|lab| lab.kernel_package.clone()),
+        kernel_sha256: lab.map(|lab| lab.kernel_sha256.clone()),
+        program: match &record.program.commit {
+            Some(commit) => format!("{} {commit}", record.program.version),
+            None => record.program.version.clone(),
+        },
+        program_sha256: record.program.sha256.clone(),
+        options: options.collect(),
+    }
+}
+
+fn figures(record: &Record, cell: &Cell) -> CellFigures {
+    let without_probes: Vec<&Round> = cell.rounds.iter().filter(|round| !round.probes).collect();
+    let mut found = CellFigures {
+        id: cell.id.clone(),
+        n_rounds: without_probes.len(),
+        missing: None,
+        metrics: BTreeMap::new(),
+    };
+    match &cell.status {
+        CellStatus::Ok => {}
+        CellStatus::Unsupported { reason } => {
+            found.missing = Some(format!("it was unsupported: {reason}"));
+            return found;
+        }
+        CellStatus::Failed { reason } => {
+            found.missing = Some(format!("it failed: {reason}"));
+            return found;
+        }
+        CellStatus::Invalid { reason } => {
+            found.missing = Some(format!("it was invalid: {reason}"));
+            return found;
+        }
+    }
+    match record.latency_unit {
+        LatencyUnit::Instructions => {
+            if let Some(value) = lower_quartile(&without_probes) {
+                found.metrics.insert(INSTRUCTIONS.into(), Figure::Exact(value));
+            }
+        }
+        LatencyUnit::Nanoseconds => {
+            let control = record.control_of(cell);
+            if let Some(ratios) = control.map(|control| ratios(&without_probes, control))
+                && !ratios.is_empty()
+            {
+                found.metrics.insert(LATENCY.into(), Figure::Ratios(ratios));
+            }
+        }
+    }
+    // Of the control's own cells only counts can be compared natively.
+    for (name, value) in counters(record, cell) {
+        found.metrics.insert(name, Figure::Exact(value));
+    }
+    if found.metrics.is_empty() {
+        found.missing = Some(if record.is_control(cell) {
+            "it is the control that others are compared through".into()
+        } else {
+            "it has no figure that can be compared: no control in its run, or no rounds".into()
+        });
+    }
+    found
+}
+
+/// The lowest of the rounds' lower quartiles. One round's quartile already
+/// leaves out the operations that met a slab page being allocated; the lowest
+/// of several leaves out a round in which more than three in four did.
+fn lower_quartile(rounds: &[&Round]) -> Option<f64> {
+    rounds.iter().filter_map(|round| round.latency.map(|l| l.p25)).min().map(|v| v as f64)
+}
+
+/// Median over the control's median in each round that both have.
+fn ratios(rounds: &[&Round], control: &Cell) -> Vec<f64> {
+    let of_control = |number: u32| {
+        let round = control.rounds.iter().find(|r| !r.probes && r.round == number)?;
+        round.latency.map(|latency| latency.median)
+    };
+    let paired = rounds.iter().filter_map(|round| {
+        let (above, below) = (round.latency?.median, of_control(round.round)?);
+        (above > 0 && below > 0).then(|| above as f64 / below as f64)
+    });
+    paired.collect()
+}
+
+/// Counts per operation over the rounds with probes, and in the lab how often
+/// each kernel operation happened.
+fn counters(record: &Record, cell: &Cell) -> BTreeMap<String, f64> {
+    let probed: Vec<&Round> = cell.rounds.iter().filter(|r| r.probes && r.n_ops > 0).collect();
+    let n_ops: u64 = probed.iter().map(|round| round.n_ops).sum();
+    let mut sums: BTreeMap<String, u64> = BTreeMap::new();
+    for round in &probed {
+        for counter in &round.counters {
+            *sums.entry(counter.name.clone()).or_default() += counter.value;
+        }
+        if record.latency_unit == LatencyUnit::Instructions {
+            for histogram in &round.kernel {
+                *sums.entry(format!("calls.{}", histogram.operation)).or_default() +=
+                    histogram.count;
+            }
+        }
+    }
+    sums.into_iter().map(|(name, sum)| (name, sum as f64 / n_ops as f64)).collect()
+}

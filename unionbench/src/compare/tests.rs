@@ -1,0 +1,216 @@
+use super::*;
+use crate::record::sample;
+use crate::record::{Counter, Lab};
+use crate::unit::LatencyUnit;
+
+const POLICY: Uniform = Uniform { instructions: 0.005, min_effect: 0.1 };
+
+/// The sample record with `n` rounds without probes that scatter a little.
+fn record(n: u32) -> Record {
+    scaled(n, "", 1.0)
+}
+
+/// The same with all latencies of `backend` multiplied; `all` means each.
+fn scaled(n: u32, backend: &str, factor: f64) -> Record {
+    let mut record = sample::record();
+    for (position, cell) in record.cells.iter_mut().enumerate() {
+        let factor = if cell.backend == backend || backend == "all" { factor } else { 1.0 };
+        let probed: Vec<_> = cell.rounds.iter().filter(|r| r.probes).cloned().collect();
+        let Some(first) = cell.rounds.first().cloned() else { continue };
+        cell.rounds = (0..n)
+            .map(|number| {
+                let mut round = first.clone();
+                round.round = number;
+                // A fixed pattern of up to 2 %, another for each cell.
+                let noise = 1.0 + f64::from((number * 7 + position as u32 * 3) % 5) / 250.0;
+                if let Some(latency) = &mut round.latency {
+                    latency.median = (latency.median as f64 * factor * noise) as u64;
+                    latency.p25 = (latency.p25 as f64 * factor) as u64;
+                }
+                round
+            })
+            .chain(probed)
+            .collect();
+    }
+    record
+}
+
+/// As if measured in the lab.
+fn lab(factor: f64) -> Record {
+    let mut record = scaled(2, "overlayfs", factor);
+    record.latency_unit = LatencyUnit::Instructions;
+    record.lab = Some(Lab {
+        mode: "count".into(),
+        qemu_version: "7.2".into(),
+        machine: "pc-q35-7.2".into(),
+        cpu_model: "Nehalem".into(),
+        accelerator: "tcg".into(),
+        n_cpus: 1,
+        memory_bytes: 2 << 30,
+        kernel_release: "6.1.0".into(),
+        kernel_sha256: "aa".into(),
+        kernel_package: None,
+        initramfs_sha256: "bb".into(),
+        binary_sha256: "cc".into(),
+        kernel_command_line: "nokaslr".into(),
+        wall_ms: 1,
+    });
+    record
+}
+
+fn ratios(base: &Record, new: &Record) -> Vec<Verdict> {
+    let comparison = compare(base, new, &POLICY).expect("comparable");
+    let rows = comparison.rows.iter().filter(|row| row.basis == Basis::Ratio);
+    rows.map(|row| row.verdict).collect()
+}
+
+fn refusal(base: &Record, new: &Record) -> String {
+    compare(base, new, &POLICY).expect_err("refused").to_string()
+}
+
+#[test]
+fn slower_backend_is_found_in_every_cell() {
+    assert_eq!(ratios(&record(12), &scaled(12, "overlayfs", 1.3)), vec![Verdict::Fail; 8]);
+    assert_eq!(ratios(&record(12), &scaled(12, "overlayfs", 0.7)), vec![Verdict::Better; 8]);
+}
+
+#[test]
+fn slower_machine_changes_nothing() {
+    assert_eq!(ratios(&record(12), &scaled(12, "all", 2.0)), vec![Verdict::Pass; 8]);
+}
+
+#[test]
+fn change_below_the_smallest_effect_passes() {
+    assert_eq!(ratios(&record(12), &scaled(12, "overlayfs", 1.05)), vec![Verdict::Pass; 8]);
+}
+
+#[test]
+fn few_rounds_tell_nothing_and_say_how_many_would() {
+    for n in [1, 4, 7] {
+        let comparison =
+            compare(&record(n), &scaled(n, "overlayfs", 2.0), &POLICY).expect("comparable");
+        let row = comparison.rows.iter().find(|row| row.basis == Basis::Ratio).expect("ratios");
+        assert_eq!(row.verdict, Verdict::Inconclusive, "{n} rounds");
+        assert!(row.why.contains("need 8 rounds"), "{}", row.why);
+        assert_ne!(comparison.verdict(), Verdict::Pass);
+    }
+}
+
+#[test]
+fn lab_figures_are_compared_exactly() {
+    let base = lab(1.0);
+    let verdict =
+        |factor: f64| compare(&base, &lab(factor), &POLICY).expect("comparable").verdict();
+    assert_eq!(verdict(1.0), Verdict::Pass);
+    assert_eq!(verdict(1.004), Verdict::Pass);
+    assert_eq!(verdict(1.01), Verdict::Fail);
+    assert_eq!(verdict(0.9), Verdict::Pass);
+}
+
+#[test]
+fn one_more_of_what_is_counted_fails_and_names_the_counter() {
+    let base = record(12);
+    let mut new = record(12);
+    for round in new.cells.iter_mut().flat_map(|c| &mut c.rounds) {
+        for counter in &mut round.counters {
+            counter.value += 1;
+        }
+    }
+    let comparison = compare(&base, &new, &POLICY).expect("comparable");
+    assert_eq!(comparison.verdict(), Verdict::Fail);
+    assert!(comparison.of(Verdict::Fail).all(|row| row.metric == "copy_ups"));
+    assert!(comparison.to_string().contains("copy_ups"), "{comparison}");
+}
+
+#[test]
+fn count_that_was_zero_may_not_rise() {
+    let with = |value| {
+        let mut record = record(12);
+        for round in record.cells.iter_mut().flat_map(|c| &mut c.rounds).filter(|r| r.probes) {
+            let engine = "tracepoint".to_owned();
+            round.counters.push(Counter { name: "fsyncs".into(), engine, value });
+        }
+        record
+    };
+    let comparison = compare(&with(0), &with(1), &POLICY).expect("comparable");
+    assert!(comparison.of(Verdict::Fail).count() > 0);
+    assert!(comparison.of(Verdict::Fail).all(|r| r.metric == "fsyncs" && r.quotient.is_none()));
+}
+
+#[test]
+fn missing_cell_or_metric_is_inconclusive_with_its_reason() {
+    let base = record(12);
+    let mut new = record(12);
+    let gone = new.cells.remove(1).id;
+    let comparison = compare(&base, &new, &POLICY).expect("comparable");
+    assert_eq!(comparison.verdict(), Verdict::Inconclusive);
+    let row = comparison.of(Verdict::Inconclusive).next().expect("told");
+    assert_eq!(
+        (row.cell.as_str(), row.why.as_str()),
+        (gone.as_str(), "the new record does not hold the cell")
+    );
+    let mut new = record(12);
+    new.cells.iter_mut().flat_map(|c| &mut c.rounds).for_each(|r| r.counters.clear());
+    let comparison = compare(&base, &new, &POLICY).expect("comparable");
+    assert!(comparison.of(Verdict::Inconclusive).all(|r| r.why.contains("metric")));
+    assert_eq!(comparison.verdict(), Verdict::Inconclusive);
+}
+
+#[test]
+fn cell_that_became_invalid_is_not_passed() {
+    let base = record(12);
+    let mut new = record(12);
+    new.cells[1].status = crate::record::CellStatus::Invalid { reason: "2 events lost".into() };
+    let comparison = compare(&base, &new, &POLICY).expect("comparable");
+    assert_eq!(comparison.verdict(), Verdict::Inconclusive);
+    assert!(comparison.to_string().contains("2 events lost"), "{comparison}");
+}
+
+#[test]
+fn what_is_not_the_same_measurement_is_refused() {
+    let base = record(12);
+    let change = |edit: &dyn Fn(&mut Record)| {
+        let mut new = record(12);
+        edit(&mut new);
+        refusal(&base, &new)
+    };
+    assert!(change(&|r| r.scenario.name = "other".into()).contains("scenarios"));
+    assert!(change(&|r| r.scenario.sha256 = "01".into()).contains("files differ"));
+    assert!(change(&|r| r.scenario.overrides = vec!["stack.layers=9".into()]).contains("--set"));
+    assert!(change(&|r| r.seed = 8).contains("seeds"));
+    assert!(change(&|r| r.stacks[0].hash = "ff".into()).contains("stacks"));
+    assert!(change(&|r| r.latency_unit = LatencyUnit::Instructions).contains("never converted"));
+    assert!(change(&|r| r.cells.clear()).contains("no cell of it"));
+    let mut new = lab(1.0);
+    new.lab.as_mut().expect("it has one").qemu_version = "8.0".into();
+    assert!(refusal(&lab(1.0), &new).contains("QEMU is 7.2 and 8.0"));
+    new.lab = None;
+    assert!(refusal(&lab(1.0), &new).contains("lab"));
+}
+
+#[test]
+fn options_of_a_backend_are_what_is_compared() {
+    let (base, mut new) = (record(12), record(12));
+    new.scenario.overrides = vec!["backend.1.options.fsync=strict".into()];
+    new.backends[1].options_in_force = vec!["fsync=strict".into()];
+    let comparison = compare(&base, &new, &POLICY).expect("comparable");
+    assert!(comparison.notes.iter().any(|note| note.contains("fsync=strict")));
+}
+
+#[test]
+fn figures_that_are_no_numbers_are_refused() {
+    let base = Subject::of(&record(12)).expect("figures");
+    for bad in [f64::NAN, f64::INFINITY, -1.0] {
+        let mut new = base.clone();
+        let cell = new.cells.iter_mut().find(|c| c.metrics.contains_key("copy_ups"));
+        cell.expect("counted").metrics.insert("copy_ups".into(), Figure::Exact(bad));
+        let error = compare_subjects(&base, &new, &POLICY).expect_err("refused");
+        assert!(matches!(error, CompareError::Unsound { .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_record_compared_with_a_slower_one() {
+    let comparison = compare(&record(12), &scaled(12, "overlayfs", 1.3), &POLICY);
+    insta::assert_snapshot!(comparison.expect("comparable"));
+}

@@ -1,0 +1,283 @@
+//! A baseline: a subject written down as TOML, so that a diff shows what
+//! changed and a reviewer can read it.
+//!
+//! The text carries the SHA-256 of the rest of itself. That does not stop
+//! forgery, it stops slips: a figure that somebody "only adjusted" is refused,
+//! and the way to change one leaves a name and a reason.
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::GateError;
+use crate::compare::{CellFigures, Comparison, Figure, Identity, Place, Subject, Verdict};
+
+/// The version of the format that this program writes and reads.
+const FORMAT: u32 = 1;
+const CHECKSUM: &str = "checksum = ";
+const HEADER: &str = "\
+# A baseline of `unionbench gate`. Do not edit it: save it anew with
+# --save-baseline, or accept a change with --accept METRIC --because REASON.
+";
+
+/// What later records are held against.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Baseline {
+    pub subject: Subject,
+    /// Changes for the worse that somebody answered for, oldest first.
+    pub accepted: Vec<Accepted>,
+}
+
+/// The file's shape. It repeats the fields of [`Subject`], because serde cannot
+/// refuse unknown fields of a flattened structure.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    format: u32,
+    identity: Identity,
+    place: Place,
+    #[serde(rename = "cell", default)]
+    cells: Vec<CellFigures>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    accepted: Vec<Accepted>,
+}
+
+/// One change for the worse that was accepted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Accepted {
+    pub cell: String,
+    pub metric: String,
+    pub who: String,
+    /// RFC 3339.
+    pub when: String,
+    pub because: String,
+    pub old: Figure,
+    pub new: Figure,
+}
+
+/// The format, for files of another version.
+#[derive(Deserialize)]
+struct Head {
+    format: u32,
+}
+
+impl Baseline {
+    /// A baseline of `subject`. Ratios keep four digits behind the point, which
+    /// is finer than any clock's.
+    pub fn new(mut subject: Subject) -> Self {
+        for figure in subject.cells.iter_mut().flat_map(|cell| cell.metrics.values_mut()) {
+            if let Figure::Ratios(ratios) = figure {
+                ratios.iter_mut().for_each(|r| *r = (*r * 1e4).round().max(1.0) / 1e4);
+            }
+        }
+        Self { subject, accepted: Vec::new() }
+    }
+
+    /// The file's text.
+    pub fn to_text(&self) -> Result<String, GateError> {
+        let Subject { identity, place, cells } = self.subject.clone();
+        let accepted = self.accepted.clone();
+        let file = File { format: FORMAT, identity, place, cells, accepted };
+        let body = toml::to_string(&file).map_err(|e| broken(&e.to_string()))?;
+        let rest = format!("{HEADER}{body}");
+        // The checksum stands behind the format, before the first table.
+        let (head, tail) = rest.split_once("\n\n[").unwrap_or((&rest, ""));
+        Ok(format!("{head}\n{CHECKSUM}\"{}\"\n\n[{tail}", checksum(&rest)))
+    }
+
+    /// Reads what [`Baseline::to_text`] wrote, and nothing else.
+    pub fn from_text(text: &str) -> Result<Self, GateError> {
+        let head: Head = toml::from_str(text).map_err(|e| broken(e.message()))?;
+        if head.format != FORMAT {
+            return Err(broken(&format!(
+                "its format is {} and this program reads {FORMAT}",
+                head.format
+            )));
+        }
+        let (mut rest, mut found) = (String::new(), None);
+        for line in text.split_inclusive('\n') {
+            match line.strip_prefix(CHECKSUM) {
+                Some(value) if found.is_none() => found = Some(value.trim().trim_matches('"')),
+                _ => rest += line,
+            }
+        }
+        if found != Some(checksum(&rest).as_str()) {
+            return Err(GateError::Edited);
+        }
+        let File { identity, place, cells, accepted, .. } =
+            toml::from_str(&rest).map_err(|e| broken(e.message()))?;
+        let baseline = Self { subject: Subject { identity, place, cells }, accepted };
+        baseline.check()?;
+        Ok(baseline)
+    }
+
+    /// Takes over from `new` what failed in `comparison` and is called `metric`
+    /// (or `CELL METRIC`), with an entry for each. Returns how many.
+    pub fn accept(
+        &mut self,
+        comparison: &Comparison,
+        new: &Subject,
+        metric: &str,
+        who: &str,
+        when: &str,
+        because: &str,
+    ) -> Result<usize, GateError> {
+        if because.trim().is_empty() {
+            return Err(GateError::NoReason);
+        }
+        let mut n = 0;
+        for row in comparison.of(Verdict::Fail) {
+            let named = row.metric == metric || format!("{} {}", row.cell, row.metric) == metric;
+            let found = new.cell(&row.cell).and_then(|cell| cell.metrics.get(&row.metric));
+            let own = self.subject.cells.iter_mut().find(|cell| cell.id == row.cell);
+            let own = own.and_then(|cell| cell.metrics.get_mut(&row.metric));
+            if let (true, Some(found), Some(own)) = (named, found, own) {
+                self.accepted.push(Accepted {
+                    cell: row.cell.clone(),
+                    metric: row.metric.clone(),
+                    who: who.to_owned(),
+                    when: when.to_owned(),
+                    because: because.trim().to_owned(),
+                    old: own.clone(),
+                    new: found.clone(),
+                });
+                *own = found.clone();
+                n += 1;
+            }
+        }
+        if n == 0 {
+            return Err(GateError::NothingToAccept { metric: metric.to_owned() });
+        }
+        Ok(n)
+    }
+
+    /// What was last accepted of a metric is what the baseline holds, and every
+    /// figure is a number.
+    fn check(&self) -> Result<(), GateError> {
+        for cell in &self.subject.cells {
+            if let Some((metric, _)) = cell.metrics.iter().find(|(_, figure)| !figure.is_sound()) {
+                return Err(broken(&format!("{} {metric} is not a number from 0 up", cell.id)));
+            }
+        }
+        for (index, entry) in self.accepted.iter().enumerate() {
+            let later = self.accepted[index + 1..]
+                .iter()
+                .any(|other| (&other.cell, &other.metric) == (&entry.cell, &entry.metric));
+            let held = self.subject.cell(&entry.cell).and_then(|c| c.metrics.get(&entry.metric));
+            if !later && held != Some(&entry.new) {
+                let Accepted { cell, metric, who, .. } = entry;
+                return Err(broken(&format!(
+                    "it does not hold what {who} accepted of {cell} {metric}"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn checksum(text: &str) -> String {
+    Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn broken(reason: &str) -> GateError {
+    GateError::Baseline { reason: reason.trim().replace('\n', " ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compare::{Uniform, compare_subjects};
+    use crate::record::sample;
+
+    const POLICY: Uniform = Uniform { instructions: 0.005, min_effect: 0.1 };
+
+    fn subject() -> Subject {
+        Subject::of(&sample::record()).expect("figures")
+    }
+
+    /// With one more copy-up for each that there was.
+    fn worse() -> Subject {
+        let mut subject = subject();
+        for figure in subject.cells.iter_mut().filter_map(|c| c.metrics.get_mut("copy_ups")) {
+            *figure = Figure::Exact(2.0);
+        }
+        subject
+    }
+
+    #[test]
+    fn baseline_reads_back_as_written() {
+        let baseline = Baseline::new(subject());
+        let text = baseline.to_text().expect("encodes");
+        assert_eq!(Baseline::from_text(&text).expect("reads"), baseline);
+        assert!(text.starts_with("# A baseline"), "{text}");
+        assert!(text.contains("[cell.metrics]\ncopy_ups = 1.0\n"), "{text}");
+    }
+
+    #[test]
+    fn every_edit_by_hand_is_refused() {
+        let text = Baseline::new(subject()).to_text().expect("encodes");
+        let edits = [
+            text.replacen("copy_ups = 1.0", "copy_ups = 9.0", 1),
+            text.replacen("seed = 7", "seed = 8", 1),
+            text.clone() + "\n# a harmless remark\n",
+            text.replacen("checksum = \"", "checksum = \"0", 1),
+            text.lines().filter(|l| !l.starts_with(CHECKSUM)).collect::<Vec<_>>().join("\n"),
+        ];
+        for edited in edits {
+            assert_ne!(edited, text);
+            let error = Baseline::from_text(&edited).expect_err("refused");
+            assert!(matches!(error, GateError::Edited), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_baseline_is_refused() {
+        for (text, reason) in [
+            ("", "format"),
+            ("format = 2", "format is 2"),
+            ("not toml", "expected"),
+            ("{\"schema\": 1}", "cannot read the baseline"),
+        ] {
+            let error = Baseline::from_text(text).expect_err("refused").to_string();
+            assert!(error.contains(reason), "{error}");
+        }
+    }
+
+    #[test]
+    fn figures_that_are_no_numbers_are_refused_even_with_a_right_checksum() {
+        let mut baseline = Baseline::new(subject());
+        baseline.subject.cells[9].metrics.insert("copy_ups".into(), Figure::Exact(f64::NAN));
+        let error =
+            Baseline::from_text(&baseline.to_text().expect("encodes")).expect_err("refused");
+        assert!(error.to_string().contains("copy_ups is not a number"), "{error}");
+    }
+
+    #[test]
+    fn accepting_leaves_a_name_and_a_reason_and_then_passes() {
+        let (mut baseline, new) = (Baseline::new(subject()), worse());
+        let compared = |baseline: &Baseline| {
+            compare_subjects(&baseline.subject, &new, &POLICY).expect("comparable")
+        };
+        let before = compared(&baseline);
+        assert!(before.of(Verdict::Fail).count() > 1);
+        let refused = baseline.accept(&before, &new, "fsyncs", "ann", "now", "so");
+        assert!(matches!(refused, Err(GateError::NothingToAccept { .. })));
+        let refused = baseline.accept(&before, &new, "copy_ups", "ann", "now", " ");
+        assert!(matches!(refused, Err(GateError::NoReason)));
+        let n = baseline.accept(&before, &new, "copy_ups", "ann", "now", "needed");
+        assert_eq!(n.expect("failed before"), before.of(Verdict::Fail).count());
+        let text = baseline.to_text().expect("encodes");
+        assert!(text.contains("because = \"needed\"") && text.contains("who = \"ann\""), "{text}");
+        let read = Baseline::from_text(&text).expect("reads");
+        assert_eq!(compared(&read).of(Verdict::Fail).count(), 0);
+    }
+
+    #[test]
+    fn one_cell_can_be_accepted_alone() {
+        let (mut baseline, new) = (Baseline::new(subject()), worse());
+        let before = compare_subjects(&baseline.subject, &new, &POLICY).expect("comparable");
+        let first = before.of(Verdict::Fail).next().expect("failed");
+        let name = format!("{} {}", first.cell, first.metric);
+        assert_eq!(baseline.accept(&before, &new, &name, "a", "b", "c").expect("failed"), 1);
+    }
+}

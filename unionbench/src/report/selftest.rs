@@ -1,0 +1,173 @@
+//! The gate's selftest as text and as a plot: how often it alarms for nothing,
+//! and how small a change it finds.
+
+use std::fmt::Write as _;
+
+use crate::gate::{Pairing, SelftestReport};
+use crate::stats::proportion::Proportion;
+
+/// The figures in words and lines. Ends with a line feed.
+pub fn selftest_text(report: &SelftestReport) -> String {
+    let mut text = format!("gate selftest of {} ({})\n", report.scenario, report.place);
+    let pairs = match report.pairing {
+        Pairing::All => "every pair of runs: not independent",
+        Pairing::Disjoint => "pairs of their own",
+    };
+    let mut line = |content: String| {
+        text += &content;
+        text.push('\n');
+    };
+    line(format!(
+        "  false alarms   {} over {} runs, {pairs}",
+        of(&report.false_alarms()),
+        report.n_runs
+    ));
+    line(format!("  inconclusive   {}", of(&report.inconclusive())));
+    for (injection, rise, found) in report.power() {
+        line(format!(
+            "  found          {}: {} (measured rise {:.2} %)",
+            of(&found),
+            injection.what,
+            rise * 100.0
+        ));
+    }
+    for (metric, (spread, cell)) in &report.spreads {
+        line(format!("  A/A spread     {metric}: {:.3} % at most, in {cell}", spread * 100.0));
+    }
+    for outcome in report.outcomes.iter().filter(|o| o.alarmed) {
+        if let crate::gate::Class::Same { perturbed } = &outcome.class {
+            line(format!("  false alarm    {} ({perturbed})", outcome.alarms.join(", ")));
+        }
+    }
+    line(format!("  one verdict    {:.1} s", report.verdict_ms as f64 / 1e3));
+    text
+}
+
+fn of(p: &Proportion) -> String {
+    format!("{} of {} [{:.1} %, {:.1} %]", p.successes, p.trials, p.low * 100.0, p.high * 100.0)
+}
+
+/// Share of runs that alarm against the measured rise, with 95 % intervals; the
+/// leftmost point is the false-alarm rate.
+pub fn selftest_svg(report: &SelftestReport) -> String {
+    let mut points: Vec<(f64, Proportion)> = vec![(0.0, report.false_alarms())];
+    points.extend(report.power().into_iter().map(|(_, rise, found)| (rise * 100.0, found)));
+    points.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let highest = points.iter().map(|p| p.0).fold(1.0, f64::max) * 1.05;
+    let (left, top, width, height) = (70.0, 50.0, 620.0, 300.0);
+    // The square root spreads small rises apart and keeps zero.
+    let x = |rise: f64| left + width * (rise.max(0.0) / highest).sqrt();
+    let y = |share: f64| top + height * (1.0 - share);
+    let mut svg = String::new();
+    let _ = write!(
+        svg,
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 720 420\" font-family=\"sans-serif\" font-size=\"13\" role=\"img\" aria-label=\"Share of runs that alarm against the measured rise\"><rect width=\"720\" height=\"420\" fill=\"white\"/><text x=\"{left}\" y=\"24\" font-size=\"15\">{}</text>",
+        escaped(&format!("gate selftest: {} ({})", report.scenario, report.place))
+    );
+    for tick in 0..=4 {
+        let share = f64::from(tick) / 4.0;
+        let _ = write!(
+            svg,
+            "<line x1=\"{left}\" x2=\"{}\" y1=\"{y:.1}\" y2=\"{y:.1}\" stroke=\"#ddd\"/><text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{:.0} %</text>",
+            left + width,
+            left - 8.0,
+            y(share) + 4.0,
+            share * 100.0,
+            y = y(share)
+        );
+    }
+    for rise in [0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0].into_iter().filter(|r| *r <= highest) {
+        let _ = write!(
+            svg,
+            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{rise} %</text>",
+            x(rise),
+            top + height + 20.0
+        );
+    }
+    let path: Vec<String> =
+        points.iter().map(|(rise, p)| format!("{:.1},{:.1}", x(*rise), y(share(p)))).collect();
+    let _ = write!(
+        svg,
+        "<polyline points=\"{}\" fill=\"none\" stroke=\"#0b62a4\" stroke-width=\"2\"/>",
+        path.join(" ")
+    );
+    for (rise, p) in &points {
+        let _ = write!(
+            svg,
+            "<line x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{:.1}\" y2=\"{:.1}\" stroke=\"#0b62a4\"/><circle cx=\"{x:.1}\" cy=\"{:.1}\" r=\"4\" fill=\"#0b62a4\"><title>{}</title></circle>",
+            y(p.low),
+            y(p.high),
+            y(share(p)),
+            escaped(&format!("rise {rise:.2} %: {}", of(p))),
+            x = x(*rise)
+        );
+    }
+    let _ = write!(
+        svg,
+        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">measured rise of the slowed figure (square-root scale); 0 = nothing changed</text><text transform=\"translate(18 {:.1}) rotate(-90)\" text-anchor=\"middle\">runs that alarm, 95 % interval</text></svg>\n",
+        left + width / 2.0,
+        top + height + 48.0,
+        top + height / 2.0
+    );
+    svg
+}
+
+fn share(p: &Proportion) -> f64 {
+    if p.trials == 0 { 0.0 } else { p.successes as f64 / p.trials as f64 }
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::gate::{Class, Injection, Outcome};
+
+    fn report() -> SelftestReport {
+        let outcome = |class: Class, alarmed: bool, rise: f64| Outcome {
+            class,
+            alarmed,
+            inconclusive: false,
+            alarms: if alarmed { vec!["c instructions".into()] } else { Vec::new() },
+            rise,
+        };
+        let same = Class::Same { perturbed: "seed +1".into() };
+        let injected = Class::Injected(Injection {
+            what: "stack.layers=101".into(),
+            size: Some(0.01),
+            target: "cold".into(),
+        });
+        SelftestReport {
+            scenario: "s<1>".into(),
+            place: "lab".into(),
+            pairing: Pairing::All,
+            n_runs: 3,
+            outcomes: vec![
+                outcome(same.clone(), false, 0.0),
+                outcome(same.clone(), false, 0.0),
+                outcome(same, true, 0.006),
+                outcome(injected.clone(), true, 0.011),
+                outcome(injected, true, 0.009),
+            ],
+            verdict_ms: 21_500,
+            spreads: BTreeMap::from([("instructions".into(), (0.006, "c".into()))]),
+        }
+    }
+
+    #[test]
+    fn selftest_as_text() {
+        insta::assert_snapshot!(selftest_text(&report()));
+    }
+
+    #[test]
+    fn plot_has_a_point_for_each_size_and_is_well_formed() {
+        let svg = selftest_svg(&report());
+        assert_eq!(svg.matches("<circle").count(), 2);
+        assert!(svg.contains("s&lt;1&gt;") && svg.contains("rise 1.00 %: 2 of 2"));
+        resvg::usvg::Tree::from_str(&svg, &resvg::usvg::Options::default()).expect("an SVG");
+    }
+}
