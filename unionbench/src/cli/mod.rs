@@ -47,7 +47,7 @@ enum Command {
     Doctor(doctor::Args),
     /// Removes what killed runs left behind, and nothing else
     Clean(clean::Args),
-    /// Prints the report of a record again, and draws its plots
+    /// Prints the report of records again, or writes it as one HTML page
     Report(report::Args),
     /// Tells which cells of two records became slower or faster
     Compare(compare::Args),

@@ -1,31 +1,121 @@
 //! `unionbench report`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context as _;
+use clap::ValueEnum;
+
+use super::gate::records;
 use super::run::{Format, print_report};
-use crate::report::write_all;
-use crate::store;
+use super::{Failure, step_summary};
+use crate::record::Record;
+use crate::report::{self, Analysis, HtmlSubject, write_all};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The record: a record.json or its folder
-    record: PathBuf,
-    /// What is printed
-    #[arg(long, value_enum, default_value_t = Format::Human)]
-    format: Format,
-    /// Writes summary, figures and plots into this folder as well
-    #[arg(long, value_name = "FOLDER")]
+    /// Records: record.json files, their folders, or folders of those
+    #[arg(required = true)]
+    records: Vec<PathBuf>,
+    /// What is printed [default: human; nothing beside an -o FILE]
+    #[arg(long, value_enum)]
+    format: Option<Output>,
+    /// Writes one self-contained page (a name in .html), or summary, figures,
+    /// page and plots into a folder
+    #[arg(short, long, value_name = "FILE.html|FOLDER")]
     out: Option<PathBuf>,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Human,
+    Md,
+    Csv,
+    Json,
+    Html,
+    Openmetrics,
+    /// Bencher's metric format
+    Bmf,
+    /// github-action-benchmark's customSmallerIsBetter
+    GithubActionBenchmark,
+}
+
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let record = store::read(&args.record)?;
+    let read = records(&args.records)?;
     if let Some(out) = &args.out {
-        for path in write_all(&record, out)? {
-            eprintln!("unionbench: wrote {}", path.display());
+        if out.extension().is_some_and(|e| e == "html") {
+            std::fs::write(out, page(&read)?)
+                .with_context(|| format!("cannot write {}", out.display()))?;
+            eprintln!("unionbench: wrote {}", out.display());
+        } else {
+            let [(_, record)] = read.as_slice() else {
+                let message =
+                    "a folder takes the report of one record: name a FILE.html for several";
+                return Err(Failure::Usage(message.into()).into());
+            };
+            for path in write_all(record, out)? {
+                eprintln!("unionbench: wrote {}", path.display());
+            }
         }
     }
-    print_report(args.format, &record)?;
+    let format = match (args.format, &args.out) {
+        (Some(format), _) => format,
+        (None, Some(out)) if out.extension().is_some_and(|e| e == "html") => {
+            return Ok(ExitCode::SUCCESS);
+        }
+        (None, _) => Output::Human,
+    };
+    print(format, &read)?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn print(format: Output, read: &[(PathBuf, Record)]) -> anyhow::Result<()> {
+    let analyses = read.iter().map(|(_, r)| Analysis::of(r)).collect::<Result<Vec<_>, _>>()?;
+    let each = match format {
+        Output::Html => {
+            println!("{}", page(read)?.trim_end());
+            return Ok(());
+        }
+        Output::Openmetrics => {
+            print!("{}", report::openmetrics(&analyses));
+            return Ok(());
+        }
+        Output::Bmf => {
+            print!("{}", report::bmf(&analyses)?);
+            return Ok(());
+        }
+        Output::GithubActionBenchmark => {
+            print!("{}", report::github_action_benchmark(&analyses)?);
+            return Ok(());
+        }
+        Output::Human => Format::Human,
+        Output::Md => Format::Md,
+        Output::Csv => Format::Csv,
+        Output::Json => Format::Json,
+    };
+    if read.len() > 1 && matches!(each, Format::Csv | Format::Json) {
+        let message = "csv and json hold one record: name one, or another --format";
+        return Err(Failure::Usage(message.into()).into());
+    }
+    for (index, (_, record)) in read.iter().enumerate() {
+        print_report(each, record)?;
+        if index + 1 < read.len() {
+            println!();
+        }
+    }
+    if each == Format::Md {
+        let page: String = analyses.iter().map(report::md).collect();
+        step_summary::append(&page)?;
+    }
+    Ok(())
+}
+
+/// The page of all records, with their samples where those lie beside them.
+fn page(read: &[(PathBuf, Record)]) -> anyhow::Result<String> {
+    let mut subjects = Vec::new();
+    for (path, record) in read {
+        let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
+        subjects.push(HtmlSubject { record, timeline: report::timeline(record, folder)? });
+    }
+    Ok(report::html(&subjects)?)
 }

@@ -5,24 +5,31 @@ mod analysis;
 mod comparison;
 mod csv;
 mod figure;
+mod html;
 mod human;
 mod json;
 mod md;
-mod plots;
+mod openmetrics;
+pub(in crate::report) mod plots;
 mod selftest;
 mod sentences;
 mod table;
+mod trackers;
+mod words;
 
 use std::path::{Path, PathBuf};
 
 pub use analysis::{Analysis, KernelSide, Row};
 pub use comparison::comparison_md;
 pub use figure::latency;
+pub use html::{Subject as HtmlSubject, Timeline, html};
 pub use human::{Appearance, human};
 pub use json::json;
 pub use md::md;
+pub use openmetrics::openmetrics;
 pub use plots::{Plot, png, svgs};
 pub use selftest::{selftest_svg, selftest_text};
+pub use trackers::{bmf, github_action_benchmark};
 
 pub use self::csv::csv;
 use crate::record::Record;
@@ -37,14 +44,29 @@ pub enum ReportError {
     Csv(#[from] ::csv::Error),
     #[error("cannot write figures as JSON: report this as a bug")]
     Json(#[from] serde_json::Error),
+    #[error("cannot read the samples in {}: restore them from their copy, or move them away for a report without", path.display())]
+    Samples { path: PathBuf, source: ::csv::Error },
     #[error("cannot draw plot {plot}: {reason}")]
     Draw { plot: String, reason: String },
     #[error("cannot write {}: free some room or choose another folder", path.display())]
     Write { path: PathBuf, source: std::io::Error },
 }
 
-/// Writes `summary.md`, `cells.csv` and each plot as SVG and PNG into `dir`;
-/// returns what was written, in that order.
+/// The samples beside a record in `dir`, if they are there.
+pub fn timeline(record: &Record, dir: &Path) -> Result<Option<Timeline>, ReportError> {
+    let path = dir.join(crate::store::SAMPLES);
+    let file = match std::fs::File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(ReportError::Samples { path, source: source.into() }),
+    };
+    // The csv reader has a buffer of its own.
+    let read = Timeline::read(record, file);
+    read.map(Some).map_err(|source| ReportError::Samples { path, source })
+}
+
+/// Writes `summary.md`, `cells.csv`, `report.html` and each plot as SVG and PNG
+/// into `dir`; returns what was written, in that order.
 pub fn write_all(record: &Record, dir: &Path) -> Result<Vec<PathBuf>, ReportError> {
     let analysis = Analysis::of(record)?;
     let mut written = Vec::new();
@@ -57,6 +79,8 @@ pub fn write_all(record: &Record, dir: &Path) -> Result<Vec<PathBuf>, ReportErro
     };
     write("summary.md", md(&analysis).as_bytes())?;
     write("cells.csv", csv(&analysis)?.as_bytes())?;
+    let subject = HtmlSubject { record, timeline: timeline(record, dir)? };
+    write("report.html", html(&[subject])?.as_bytes())?;
     for plot in svgs(&analysis)? {
         write(&format!("{}.svg", plot.name), plot.svg.as_bytes())?;
         write(&format!("{}.png", plot.name), &png(&plot)?)?;
@@ -73,7 +97,7 @@ mod tests {
     fn all_files_of_a_report_are_written() {
         let dir = tempfile::tempdir().expect("room for a test");
         let written = write_all(&sample::record(), dir.path()).expect("room for a test");
-        assert_eq!(written.len(), 2 + 2 * 6, "{written:?}");
+        assert_eq!(written.len(), 3 + 2 * 6, "{written:?}");
         assert!(written.iter().all(|p| p.metadata().is_ok_and(|m| m.len() > 100)));
     }
 

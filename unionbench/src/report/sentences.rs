@@ -182,7 +182,7 @@ fn backend_is_unsupported(analysis: &Analysis<'_>, row: &Row<'_>) -> bool {
         .any(|b| b.name == row.cell.backend && b.availability != Availability::Ok)
 }
 
-fn fixed(row: &Row<'_>, key: &str) -> String {
+pub(super) fn fixed(row: &Row<'_>, key: &str) -> String {
     let others: Vec<String> =
         row.cell.params.iter().filter(|(k, _)| *k != key).map(|(k, v)| param(k, v)).collect();
     others.join(" ")

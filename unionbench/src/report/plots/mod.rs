@@ -4,7 +4,7 @@
 //! one set of coordinates; both describe a [`chart::Chart`], which alone knows
 //! the drawing library.
 
-mod axis;
+pub(in crate::report) mod axis;
 mod chart;
 mod distribution;
 mod growth;
