@@ -299,7 +299,10 @@ impl Bench<'_> {
     fn pad(&self) -> anyhow::Result<()> {
         let mut bytes = fs::read(&self.program).context("cannot read this program")?;
         bytes.resize(bytes.len() + 100_003, 0);
-        fs::write(&self.padded, bytes).context("cannot write a padded program")
+        let mode = fs::metadata(&self.program).context("cannot read this program")?.permissions();
+        fs::write(&self.padded, bytes)
+            .and_then(|()| fs::set_permissions(&self.padded, mode))
+            .context("cannot write a padded program")
     }
 
     fn keep(&self, record: &Record, number: usize) -> anyhow::Result<()> {

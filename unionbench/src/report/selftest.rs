@@ -102,9 +102,9 @@ pub fn selftest_svg(report: &SelftestReport) -> String {
             x = x(*rise)
         );
     }
-    let _ = write!(
+    let _ = writeln!(
         svg,
-        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">measured rise of the slowed figure (square-root scale); 0 = nothing changed</text><text transform=\"translate(18 {:.1}) rotate(-90)\" text-anchor=\"middle\">runs that alarm, 95 % interval</text></svg>\n",
+        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">measured rise of the slowed figure (square-root scale); 0 = nothing changed</text><text transform=\"translate(18 {:.1}) rotate(-90)\" text-anchor=\"middle\">runs that alarm, 95 % interval</text></svg>",
         left + width / 2.0,
         top + height + 48.0,
         top + height / 2.0

@@ -47,7 +47,7 @@ pub fn change_points(series: &[f64], settings: Settings) -> Vec<ChangePoint> {
         return found;
     }
     let mut rng = Pcg64Mcg::seed_from_u64(settings.seed);
-    let mut open = vec![0..series.len()];
+    let mut open: Vec<std::ops::Range<usize>> = std::iter::once(0..series.len()).collect();
     while let Some(segment) = open.pop() {
         let Some((split, q)) = best_split(&series[segment.clone()], settings.min_size) else {
             continue;

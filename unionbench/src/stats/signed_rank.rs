@@ -191,9 +191,10 @@ mod tests {
     /// Hollander and Wolfe's depression scores, the example of R's `wilcox.test`.
     #[test]
     fn depression_scores_have_their_published_figures() {
-        let x = [1.83, 0.50, 1.62, 2.48, 1.68, 1.88, 1.55, 3.06, 1.30];
-        let y = [0.878, 0.647, 0.598, 2.05, 1.06, 1.29, 1.06, 3.14, 1.29];
-        let d = differences(&x, &y);
+        // In thousandths.
+        let x = [1830., 500., 1620., 2480., 1680., 1880., 1550., 3060., 1300.];
+        let y = [878., 647., 598., 2050., 1060., 1290., 1060., 3140., 1290.];
+        let d: Vec<f64> = differences(&x, &y).iter().map(|d| d / 1e3).collect();
         let test = signed_rank(&d, 0.0);
         assert_eq!((test.w_plus, test.n, test.exact), (40.0, 9, true));
         assert!((test.p_greater - 0.01953).abs() < 5e-6, "{test:?}");

@@ -133,7 +133,7 @@ pub fn percentiles(analysis: &Analysis<'_>) -> Vec<String> {
             })
             .collect();
         let x = Axis::rarity("percentile", n);
-        let title = format!("{phase}: latency by percentile ({})", params(&rows[0].cell.params));
+        let title = format!("{phase}: latency by percentile{}", at(rows[0]));
         Some(distribution(&title, Chart { x, y: latencies(&rows, unit), curves }, &rows, analysis))
     };
     analysis.phases().iter().filter_map(of_phase).collect()
@@ -155,7 +155,7 @@ pub fn ecdf(analysis: &Analysis<'_>) -> Vec<String> {
                 curve(analysis, row, points.collect())
             })
             .collect();
-        let title = format!("{phase}: share within a latency ({})", params(&rows[0].cell.params));
+        let title = format!("{phase}: share within a latency{}", at(rows[0]));
         let chart =
             Chart { x: latencies(&rows, unit), y: Axis::share("share of operations"), curves };
         Some(distribution(&title, chart, &rows, analysis))
@@ -216,7 +216,7 @@ pub fn heat_maps(analysis: &Analysis<'_>, timeline: &Timeline) -> (Vec<String>, 
     let mut left_out = 0;
     for phase in analysis.phases() {
         for row in drawn_rows(analysis, phase).unwrap_or_default() {
-            let title = format!("{phase} on {} ({})", row.cell.backend, params(&row.cell.params));
+            let title = format!("{phase} on {}{}", row.cell.backend, at(row));
             let Some(map) =
                 timeline.draw(analysis, &row.cell.id, &format!("latency over time: {title}"))
             else {
@@ -260,7 +260,7 @@ pub fn copy_up(analysis: &Analysis<'_>) -> Vec<String> {
                 .collect();
             let mean = whole / count as f64;
             parts.push((mean - parts.iter().sum::<f64>()).max(0.0));
-            let name = format!("{} ({})", row.cell.backend, params(&row.cell.params));
+            let name = format!("{}{}", row.cell.backend, at(row));
             let mut line = vec![name.clone(), grouped(count), latency(mean, unit)];
             line.extend(parts.iter().map(|part| latency(*part, unit)));
             lines.push(line);
@@ -302,8 +302,7 @@ pub fn layers(analysis: &Analysis<'_>) -> Vec<String> {
             0..=8 => (1..=deepest).collect(),
             _ => (0..8).map(|i| 1 + i * (deepest - 1) / 7).collect(),
         };
-        let title =
-            format!("{} on {} ({})", row.cell.phase, row.cell.backend, params(&row.cell.params));
+        let title = format!("{} on {}{}", row.cell.phase, row.cell.backend, at(row));
         let bars = Bars {
             rows: shown
                 .iter()
@@ -327,6 +326,15 @@ pub fn layers(analysis: &Analysis<'_>) -> Vec<String> {
     // The deepest stacks are the ones the question is about.
     let from = figures.len().saturating_sub(6);
     figures.split_off(from)
+}
+
+/// The coordinates of a cell in brackets, with a space before; empty for none.
+fn at(row: &Row<'_>) -> String {
+    if row.cell.params.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", params(&row.cell.params))
+    }
 }
 
 fn share(part: u64, whole: u64) -> String {

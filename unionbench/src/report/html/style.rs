@@ -34,7 +34,7 @@ nav ul { list-style: none; display: flex; flex-wrap: wrap; gap: .25rem 1rem; mar
 a { color: var(--accent); text-underline-offset: .15em; overflow-wrap: anywhere; }
 ul.words { list-style: none; margin: 0; padding: 0; display: grid; gap: .6rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
 ul.words li { background: var(--card); border: 1px solid var(--line); border-left: 4px solid var(--accent); border-radius: 6px; padding: .7rem .9rem; }
-.grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); align-items: start; }
+.grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); align-items: start; }
 figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .9rem .9rem .7rem; min-width: 0; }
 figure svg { display: block; width: 100%; height: auto; max-width: 40rem; margin: .5rem auto 0; }
 figcaption { font-size: .86rem; }
@@ -58,7 +58,10 @@ ul.legend svg { width: 26px; height: 12px; margin: 0; flex: none; }
 table { border-collapse: collapse; font-size: .84rem; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .32rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { font-weight: 600; white-space: nowrap; }
-td.n { text-align: right; white-space: nowrap; }
+th.n, td.n { text-align: right; white-space: nowrap; }
+td:not(.n) { min-width: 5rem; }
+td:not(.n):last-child { min-width: 13rem; }
+section > h4 { margin: 1.1rem 0 .1rem; }
 tbody tr:last-child td { border-bottom: 0; }
 details { margin: .5rem 0 0; font-size: .92rem; }
 summary { cursor: pointer; color: var(--accent); padding: .15rem 0; }

@@ -22,21 +22,27 @@ pub fn escaped(text: &str) -> String {
 }
 
 /// A table that scrolls by itself where it is too wide, and can be reached by
-/// keyboard for that. Columns from the third on are figures.
+/// keyboard for that.
 pub fn table(label: &str, columns: &[String], rows: &[Vec<String>]) -> String {
     let mut out = format!(
         "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{}\"><table><thead><tr>",
         escaped(label)
     );
-    for column in columns {
-        let _ = write!(out, "<th scope=\"col\">{}</th>", escaped(column));
+    // A column is of figures if every cell of it that is not empty is one.
+    let figures: Vec<bool> = (0..columns.len())
+        .map(|i| {
+            i > 0 && rows.iter().filter_map(|r| r.get(i)).all(|c| c.is_empty() || is_figure(c))
+        })
+        .collect();
+    let class = |i: usize| if figures.get(i) == Some(&true) { " class=\"n\"" } else { "" };
+    for (index, column) in columns.iter().enumerate() {
+        let _ = write!(out, "<th scope=\"col\"{}>{}</th>", class(index), escaped(column));
     }
     out += "</tr></thead><tbody>";
     for row in rows {
         out += "<tr>";
         for (index, cell) in row.iter().enumerate() {
-            let class = if is_figure(cell) && index > 0 { " class=\"n\"" } else { "" };
-            let _ = write!(out, "<td{class}>{}</td>", escaped(cell));
+            let _ = write!(out, "<td{}>{}</td>", class(index), escaped(cell));
         }
         out += "</tr>";
     }
