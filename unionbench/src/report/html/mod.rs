@@ -93,7 +93,9 @@ mod tests {
         let page = sample_page();
         let figures = page.matches("<figure").count();
         assert!(figures >= 6, "{figures}");
-        assert_eq!(page.matches("<svg").count(), page.matches("role=\"img\" aria-label=").count());
+        let named = page.matches("role=\"img\" aria-label=").count();
+        let legends = page.matches("aria-hidden=\"true\"").count();
+        assert_eq!(page.matches("<svg").count(), named + legends);
         assert!(page.matches("<table").count() >= figures);
     }
 
