@@ -11,6 +11,7 @@ mod object;
 mod program;
 mod setup;
 mod suite;
+mod suites;
 mod toolchain;
 
 use std::path::{Path, PathBuf};
@@ -27,6 +28,7 @@ usage: cargo xtask <subcommand>
   run -- SCENARIO [FLAGS]   set up, build, and run `unionbench run SCENARIO [FLAGS]`;
                             with a subcommand instead of a file, that subcommand
   test [ARGS]               set up, build, and run every test; ARGS go to cargo test
+  test --suites [NAME...]   pjdfstest, fsx and real work on a mount of the bundled union
   check                     format, lints, import direction, unsafe, file length, licences
   bench [ARGS]              the criterion benches; ARGS go to cargo bench";
 
@@ -67,6 +69,9 @@ fn dispatch(arguments: &[String]) -> Result<ExitCode> {
             println!("{}", program::build(&root, object.as_deref())?.display());
         }
         "run" => return run(&root, rest),
+        "test" if rest.first().is_some_and(|first| first == "--suites") => {
+            return suites::run(&root, &rest[1..]);
+        }
         "test" => {
             let object = object_or_none(&root);
             let mut command = cargo_with(&root, "test", object.as_deref(), &[]);

@@ -4,6 +4,7 @@
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fuser::{
@@ -152,6 +153,7 @@ impl Fs {
         ];
         self.without_opens =
             self.without_opens && config.add_capabilities(InitFlags::FUSE_NO_OPEN_SUPPORT).is_ok();
+        self.union.without_opens.store(self.without_opens, Ordering::Relaxed);
         if !self.without_opens {
             // Without an open, a truncation is a request of its own.
             wanted.push(InitFlags::FUSE_ATOMIC_O_TRUNC);
