@@ -14,6 +14,7 @@ use unionbench::unit::Bytes;
 fn plan() -> StackPlan {
     StackPlan {
         params: Default::default(),
+        image: None,
         n_layers: 500,
         files_per_layer: 1000,
         dirs: 10,

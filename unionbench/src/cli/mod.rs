@@ -9,6 +9,7 @@ mod exit;
 mod gate;
 mod gate_selftest;
 mod gate_top_up;
+mod image;
 mod keep;
 pub mod lab;
 pub mod lab_selftest;
@@ -57,6 +58,8 @@ enum Command {
     Lab(lab::Args),
     /// Mounts the bundled union
     Mount(mount::Args),
+    /// Looks into an OCI or docker image, or unpacks it into layers
+    Image(image::Args),
     #[command(hide = true)]
     Keep(keep::Args),
     #[command(hide = true)]
@@ -79,6 +82,7 @@ pub fn main() -> ExitCode {
         Command::Gate(args) => gate::run(&args),
         Command::Lab(args) => lab::run(args),
         Command::Mount(args) => mount::run(&args),
+        Command::Image(args) => image::run(&args),
         Command::Keep(args) => keep::run(&args),
         Command::LabSelftest(args) => lab_selftest::run(&args),
     };

@@ -6,8 +6,8 @@
 //! a readdir behind a delete is another cell for each number of deletes.
 
 use super::{
-    Action, Amount, BackendPlan, BackingKind, BackingPlan, Cache, FileChoice, GroupPlan, Keys,
-    LayerChoice, PhasePlan, Plan, Setup, SizePlan, StackPlan, StepPlan, Trigger,
+    Action, Amount, BackendPlan, BackingKind, BackingPlan, Cache, FileChoice, GroupPlan, ImagePlan,
+    Keys, LayerChoice, PhasePlan, Plan, Setup, SizePlan, StackPlan, StepPlan, Trigger,
 };
 use crate::record::{ParamValue, Params};
 use crate::scenario::{self, Many, OptionValue, Scenario, Size, Workload};
@@ -102,7 +102,9 @@ fn in_cell(phase: &PhasePlan, backend: &BackendPlan, stack: &StackPlan) -> Phase
     params.extend(phase.params.clone());
     let listed: Vec<String> = params.iter().map(|(k, v)| format!("{k}={v}")).collect();
     let cell_id = format!("{}/{}/{}", backend.name, listed.join(","), phase.name);
+    let of_image = stack.image.is_some() && phase.action != Action::LookupMissing;
     let amount = match phase.amount {
+        EVERYTHING if of_image => Amount::All,
         EVERYTHING => Amount::Count(n_there(&phase.action, stack)),
         amount => amount,
     };
@@ -187,6 +189,7 @@ fn stacks(scenario: &Scenario, seed: u64) -> Vec<StackPlan> {
     let s = &scenario.stack;
     let empty = StackPlan {
         params: Params::new(),
+        image: None,
         n_layers: 1,
         files_per_layer: 0,
         dirs: 1,
@@ -204,7 +207,7 @@ fn stacks(scenario: &Scenario, seed: u64) -> Vec<StackPlan> {
         },
     };
     let number = |key, many| axis(key, many, integer);
-    let all = vec![(empty, Params::new())];
+    let all = images(s, vec![(empty, Params::new())]);
     let fs = axis("backing.fs", &scenario.backing.fs, |f| text(&backing_kind(*f).name()));
     let all = cross(all, &fs, |s, v| s.backing.kind = backing_kind(v));
     let all = cross(all, &number("stack.layers", &s.layers), |s, v| s.n_layers = v);
@@ -222,9 +225,25 @@ fn stacks(scenario: &Scenario, seed: u64) -> Vec<StackPlan> {
     let all = s.group.iter().fold(all, |all, g| cross(all, &groups(g), |s, v| s.groups.push(v)));
     let finish = |(mut stack, params): (StackPlan, Params)| {
         stack.params = params;
+        if stack.image.is_some() {
+            stack.n_layers = 0;
+        }
         stack
     };
     all.into_iter().map(finish).collect()
+}
+
+fn images(stack: &scenario::Stack, all: Vec<(StackPlan, Params)>) -> Vec<(StackPlan, Params)> {
+    let Some(images) = &stack.image else { return all };
+    let platform = &stack.platform;
+    let all = cross(all, &axis("stack.image", images, text), |s, reference| {
+        s.image = Some(ImagePlan { reference, platform: platform.clone(), squash: false });
+    });
+    cross(all, &axis("stack.squash", &stack.squash, boolean), |s, squash| {
+        if let Some(image) = &mut s.image {
+            image.squash = squash;
+        }
+    })
 }
 
 fn sizes(size: &Size) -> Vec<(SizePlan, Params)> {

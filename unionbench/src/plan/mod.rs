@@ -35,7 +35,10 @@ pub struct Plan {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StackPlan {
     pub params: Params,
-    /// Lower layers, at least 1. Index 0 is the topmost.
+    /// The layers come from an image; what follows about their number and their
+    /// files then does not count.
+    pub image: Option<ImagePlan>,
+    /// Lower layers, at least 1. Index 0 is the topmost. 0 with an image.
     pub n_layers: u32,
     pub files_per_layer: u32,
     /// Directories at the top of each layer over which its files are spread.
@@ -55,6 +58,17 @@ pub struct StackPlan {
     pub groups: Vec<GroupPlan>,
     pub seed: u64,
     pub backing: BackingPlan,
+}
+
+/// Layers that others made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ImagePlan {
+    /// `oci:…`, `docker-archive:…` or `dir:…`.
+    pub reference: String,
+    /// `os/architecture`; that of this machine if absent.
+    pub platform: Option<String>,
+    /// The merged view of all layers as the only one.
+    pub squash: bool,
 }
 
 /// Distribution of file sizes.
@@ -227,6 +241,8 @@ pub enum Trigger {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum Amount {
     Count(u64),
+    /// Every name there is, of an image that is not unpacked yet.
+    All,
     DurationMs(u64),
 }
 

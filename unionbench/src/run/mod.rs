@@ -138,7 +138,6 @@ struct Site {
     /// The same layers, once for each way of writing whiteouts that a backend
     /// needs; at least one.
     built: BTreeMap<Whiteout, stack::BuiltStack>,
-    layout: Layout,
 }
 
 impl Site {
@@ -147,13 +146,19 @@ impl Site {
         let built = self.built.get(&whiteouts).or_else(|| self.built.values().next());
         built.map_or(&[], |built| &built.lower)
     }
+
+    /// The layers in any way of writing whiteouts: their tree is the same.
+    fn any(&self) -> Option<&stack::BuiltStack> {
+        self.built.values().next()
+    }
 }
 
 /// The ways of writing whiteouts that the backends measured on a stack need.
 /// A stack that hides nothing is the same for all.
 fn whiteouts_of(plan: &Plan, n: usize, cells: &cells::Cells) -> BTreeSet<Whiteout> {
     let stack = &plan.stacks[n];
-    if stack.whiteouts_per_layer == 0 && stack.opaque_dirs_per_layer == 0 {
+    let hides = stack.whiteouts_per_layer > 0 || stack.opaque_dirs_per_layer > 0;
+    if !hides && stack.image.is_none() {
         return BTreeSet::from([Whiteout::CharDev]);
     }
     let setups = plan.setups.iter().filter(|setup| setup.stack == n && cells.is_available(setup));
@@ -201,7 +206,7 @@ fn prepare_site(
             Err(error) => return Ok(Err(chain(&error))),
         };
     }
-    Ok(Ok(Site { backing, built, layout: Layout::new(stack_plan) }))
+    Ok(Ok(Site { backing, built }))
 }
 
 fn lower_folder(whiteout: Whiteout) -> &'static str {

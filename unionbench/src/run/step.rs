@@ -175,6 +175,10 @@ impl Step<'_> {
         Ok(())
     }
 
+    fn built(&self) -> Result<&stack::BuiltStack, Failure> {
+        self.site.any().ok_or_else(|| Failure::Setup("no layers were built".to_owned()))
+    }
+
     /// The control's tree is kept between steps unless a phase changed it.
     fn build_flat(&self, context: &Context<'_>) -> Result<(), Failure> {
         let flat = &self.folders.flat;
@@ -183,12 +187,10 @@ impl Step<'_> {
         }
         fs::create_dir(flat)
             .map_err(|error| Failure::Setup(format!("cannot make {}: {error}", flat.display())))?;
-        stack::build_flat(&self.plan.stacks[self.setup.stack], flat, context.cancel).map_err(
-            |error| match error {
-                stack::StackError::Cancelled => Failure::Run(RunError::Interrupted),
-                error => Failure::Setup(chain(&error)),
-            },
-        )
+        stack::build_flat(self.built()?, flat, context.cancel).map_err(|error| match error {
+            stack::StackError::Cancelled => Failure::Run(RunError::Interrupted),
+            error => Failure::Setup(chain(&error)),
+        })
     }
 
     fn mount(&self, control: bool, context: &Context<'_>) -> Result<Union, Failure> {
@@ -216,9 +218,8 @@ impl Step<'_> {
         cells: &mut Cells,
     ) -> Result<Health, Failure> {
         let root = union.root.as_path();
-        let stack_plan = &self.plan.stacks[self.setup.stack];
         let seed = phase_seed(self.plan.seed, &phase.name, self.planned.round);
-        let prepared = match workload::prepare(phase, stack_plan, &self.site.layout, seed) {
+        let prepared = match workload::prepare(phase, &self.built()?.tree, seed) {
             Ok(prepared) => prepared,
             Err(error) => {
                 cells.fail_cell(&phase.cell_id, &chain(&error));

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use super::extra::check_extra;
-use super::file::{Backing, Cache, FileSystem, Group, Phase, Scenario, Stack, Workload};
+use super::file::{Backing, Cache, FileSystem, Group, NO_LAYERS, Phase, Scenario, Stack, Workload};
 use super::options::check_overlayfs;
 use super::value::{Files, Keys, Layer, Many, Size};
 use crate::unit::Bytes;
@@ -32,7 +32,7 @@ pub struct Problem {
     pub problem: String,
 }
 
-type Verdict = Result<(), Problem>;
+pub(super) type Verdict = Result<(), Problem>;
 
 /// The first problem of a scenario, in the order of the file.
 pub fn check(scenario: &Scenario) -> Verdict {
@@ -61,7 +61,7 @@ pub fn check(scenario: &Scenario) -> Verdict {
     Ok(())
 }
 
-fn refuse<T>(key: impl Into<String>, problem: impl Into<String>) -> Result<T, Problem> {
+pub(super) fn refuse<T>(key: impl Into<String>, problem: impl Into<String>) -> Result<T, Problem> {
     Err(Problem { key: key.into(), problem: problem.into() })
 }
 
@@ -96,6 +96,15 @@ fn unique<'a>(list: &str, names: impl Iterator<Item = &'a str>) -> Verdict {
 }
 
 fn stack(stack: &Stack) -> Verdict {
+    if stack.image.is_some() {
+        return super::image::check(stack);
+    }
+    if stack.platform.is_some() || stack.squash.is_axis || stack.squash.values[0] {
+        return refuse("stack.image", "`platform` and `squash` need it");
+    }
+    if stack.layers == Many::one(NO_LAYERS) {
+        return refuse("stack", "it has neither `layers` nor `image`");
+    }
     ranges("stack.layers", &stack.layers, 1, MAX_LAYERS)?;
     ranges("stack.files_per_layer", &stack.files_per_layer, 0, 1_000_000)?;
     ranges("stack.dirs", &stack.dirs, 1, 10_000)?;
@@ -128,7 +137,8 @@ fn check_group(stack: &Stack, group: &Group, at: &str) -> Verdict {
 
 fn layer_is_there(stack: &Stack, layer: Layer, key: &str) -> Verdict {
     match layer {
-        Layer::Index(i) if i >= stack.layers.min() => {
+        // How many layers an image has is seen when it is read.
+        Layer::Index(i) if stack.image.is_none() && i >= stack.layers.min() => {
             let n = stack.layers.min();
             refuse(key, format!("a stack of {n} layers has no layer {i}; 0 is the topmost"))
         }
@@ -160,7 +170,8 @@ fn backing(scenario: &Scenario) -> Verdict {
 /// Refuses layers that cannot fit. An estimate from below: whole pages for the
 /// files, nothing for directories.
 fn room(scenario: &Scenario, backing: &Backing) -> Verdict {
-    if backing.fs.values.iter().all(|&fs| fs == FileSystem::Dir) {
+    // What an image takes is seen when it is read.
+    if scenario.stack.image.is_some() || backing.fs.values.iter().all(|&fs| fs == FileSystem::Dir) {
         return Ok(());
     }
     let stack = &scenario.stack;
@@ -289,6 +300,7 @@ fn amounts(stack: &Stack, phase: &Phase, at: &str) -> Verdict {
     for files in phase.files.iter().flat_map(|f| &f.values) {
         match files {
             Files::Layer(layer) => layer_is_there(stack, *layer, &format!("{at}.files"))?,
+            Files::Group(name) if stack.image.is_some() => super::image::check_group(name, at)?,
             Files::Group(name) if !stack.group.iter().any(|g| g.name == *name) => {
                 let names: Vec<&str> = stack.group.iter().map(|g| g.name.as_str()).collect();
                 let problem =
@@ -314,6 +326,9 @@ fn amounts(stack: &Stack, phase: &Phase, at: &str) -> Verdict {
 /// Files that the phase finds in the smallest stack; `None` where names are
 /// made up or directories are read.
 fn fewest_files(stack: &Stack, phase: &Phase) -> Option<u64> {
+    if stack.image.is_some() {
+        return None;
+    }
     let of_layer = |layer: Layer| {
         let n_layers = u64::from(stack.layers.min());
         let files = u64::from(stack.files_per_layer.min());

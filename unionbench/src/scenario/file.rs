@@ -44,8 +44,18 @@ pub struct Scenario {
 #[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Stack {
-    /// Lower layers, 1 to 500.
+    /// Lower layers, 1 to 500; those of the image if there is one.
+    #[serde(default = "no_layers")]
     pub layers: Many<u32>,
+    /// Takes the layers of an image: `oci:PATH[:NAME]`,
+    /// `docker-archive:FILE[:NAME]` or `dir:PATH`.
+    pub image: Option<Many<String>>,
+    /// Which of an image's platforms, as in `linux/arm64`; this machine's if
+    /// absent.
+    pub platform: Option<String>,
+    /// Mount what the image's layers show together as one layer.
+    #[serde(default = "never")]
+    pub squash: Many<bool>,
     /// Files in each layer.
     #[serde(default = "default_files")]
     pub files_per_layer: Many<u32>,
@@ -226,6 +236,12 @@ pub enum Cache {
     Warm,
 }
 
+/// Stands for `layers` where a scenario does not give it: no number of layers.
+pub(super) const NO_LAYERS: u32 = u32::MAX;
+
+fn no_layers() -> Many<u32> {
+    Many::one(NO_LAYERS)
+}
 fn default_seed() -> u64 {
     42
 }

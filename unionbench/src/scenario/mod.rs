@@ -8,6 +8,7 @@ mod check;
 mod error;
 mod extra;
 mod file;
+mod image;
 mod options;
 mod overrides;
 mod value;

@@ -22,9 +22,12 @@ use rustix::fs::{FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
-use super::StackError;
+use super::image::{self, Image, ImageError, Reference, UnpackOptions};
 use super::layout::{ItemKind, LayerDir, Layout};
-use crate::plan::StackPlan;
+use super::listing::Listing;
+use super::merge::copy_merged;
+use super::{StackError, Tree};
+use crate::plan::{ImagePlan, StackPlan};
 use crate::record;
 
 /// Namespace of overlayfs' own extended attributes.
@@ -67,6 +70,10 @@ pub struct BuiltStack {
     /// The layers' folders; index 0 is the topmost.
     pub lower: Vec<PathBuf>,
     pub info: record::Stack,
+    pub tree: Tree,
+    /// Where the layers of an image lie by which its tree tells files apart;
+    /// not `lower` if they were squashed.
+    unpacked: Vec<PathBuf>,
 }
 
 /// Builds the layers of `plan` as `root/L000`, `root/L001`, …; `root` must
@@ -78,6 +85,9 @@ pub fn build(
     cancel: &AtomicBool,
 ) -> Result<BuiltStack, StackError> {
     let started = Instant::now();
+    if let Some(image) = &plan.image {
+        return build_from_image(plan, image, root, options, cancel);
+    }
     let layout = Layout::new(plan);
     let target = Target::Layers(options);
     let hashes = write_layers(&layout, root, target, cancel)?;
@@ -97,14 +107,76 @@ pub fn build(
         build_ms: started.elapsed().as_millis() as u64,
     };
     let lower = (0..plan.n_layers).map(|layer| root.join(layer_name(layer))).collect();
-    Ok(BuiltStack { lower, info })
+    Ok(BuiltStack { lower, info, tree: Tree::Generated(layout), unpacked: Vec::new() })
 }
 
-/// Builds what the merged view of `plan` shows as one plain tree in `dir`,
-/// which must exist: the control that has no union. Contents are generated
-/// again, not copied.
-pub fn build_flat(plan: &StackPlan, dir: &Path, cancel: &AtomicBool) -> Result<(), StackError> {
-    write_layers(&Layout::new(plan), dir, Target::Flat, cancel).map(|_| ())
+/// Unpacks an image into `root`. Squashed, its merged view becomes the only
+/// layer, `root/squashed`.
+fn build_from_image(
+    plan: &StackPlan,
+    wanted: &ImagePlan,
+    root: &Path,
+    options: BuildOptions,
+    cancel: &AtomicBool,
+) -> Result<BuiltStack, StackError> {
+    let started = Instant::now();
+    let failed = |error| match error {
+        ImageError::Cancelled => StackError::Cancelled,
+        error => StackError::Image { reference: wanted.reference.clone(), source: Box::new(error) },
+    };
+    let reference: Reference = wanted.reference.parse().map_err(failed)?;
+    let platform = match &wanted.platform {
+        Some(text) => text.parse().map_err(failed)?,
+        None => image::Platform::here(),
+    };
+    if matches!(options.whiteout, Whiteout::Aufs | Whiteout::Unionfs) {
+        return Err(failed(ImageError::Unsupported {
+            what: "the image".to_owned(),
+            problem: "its whiteouts are written for overlayfs only, not for this backend".into(),
+        }));
+    }
+    let image = Image::open(&reference, &platform).map_err(failed)?;
+    let unpack = UnpackOptions { namespace: options.xattr_namespace, ..Default::default() };
+    let unpacked = image::unpack(&image, root, unpack, cancel).map_err(failed)?;
+    let mut lower: Vec<PathBuf> = unpacked.layers.iter().map(|l| l.path.clone()).collect();
+    if let Some(last) = unpacked.layers.iter().position(|layer| layer.hides_all_below) {
+        lower.truncate(last + 1);
+    }
+    let listing = Listing::read(&lower, options.xattr_namespace)?;
+    let totals = listing.totals();
+    let mut hash = Sha256::new();
+    for layer in &unpacked.layers {
+        hash.update(&layer.diff_id);
+    }
+    hash.update([u8::from(wanted.squash)]);
+    let unpacked = lower.clone();
+    if wanted.squash {
+        let squashed = root.join("squashed");
+        std::fs::create_dir(&squashed).map_err(|e| io_error("create", &squashed, e))?;
+        copy_merged(&listing, &lower, &squashed, cancel)?;
+        lower = vec![squashed];
+    }
+    let info = record::Stack {
+        params: plan.params.clone(),
+        n_layers: lower.len() as u32,
+        n_files: totals.n_files,
+        n_dirs: totals.n_dirs,
+        n_whiteouts: totals.n_whiteouts,
+        n_bytes: totals.n_bytes,
+        hash: hex(&hash.finalize()),
+        build_ms: started.elapsed().as_millis() as u64,
+    };
+    Ok(BuiltStack { lower, info, tree: Tree::Listed(listing), unpacked })
+}
+
+/// Builds what the merged view of a stack shows as one plain tree in `dir`,
+/// which must exist: the control that has no union. Contents of generated
+/// layers are generated again, those of an image are copied.
+pub fn build_flat(stack: &BuiltStack, dir: &Path, cancel: &AtomicBool) -> Result<(), StackError> {
+    match &stack.tree {
+        Tree::Generated(layout) => write_layers(layout, dir, Target::Flat, cancel).map(|_| ()),
+        Tree::Listed(listing) => copy_merged(listing, &stack.unpacked, dir, cancel),
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -370,7 +442,7 @@ fn attribute(namespace: XattrNamespace, name: &str) -> String {
     }
 }
 
-fn io_error(action: &'static str, path: &Path, source: std::io::Error) -> StackError {
+pub(super) fn io_error(action: &'static str, path: &Path, source: std::io::Error) -> StackError {
     let path = path.to_owned();
     match source.raw_os_error().map(Errno::from_raw_os_error) {
         Some(Errno::NOSPC | Errno::DQUOT) => StackError::NoSpace { path },
@@ -432,7 +504,7 @@ mod tests {
         let plan = plan(3);
         let (_root, stack) = built(&plan);
         let flat = tempfile::tempdir().expect("a temporary folder");
-        build_flat(&plan, flat.path(), &AtomicBool::new(false)).expect("the tree is built");
+        build_flat(&stack, flat.path(), &AtomicBool::new(false)).expect("the tree is built");
         let layout = Layout::new(&plan);
         let all = (0..3).flat_map(|l| layout.files_in_layer(l)).chain(layout.group_files("spread"));
         for f in all {

@@ -384,6 +384,7 @@ pub(super) mod tests {
         };
         StackPlan {
             params: BTreeMap::new(),
+            image: None,
             n_layers,
             files_per_layer: 20,
             dirs: 3,

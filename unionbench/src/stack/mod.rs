@@ -1,8 +1,14 @@
 //! Builds layers. `layout` says which file lies where and is pure, so that
 //! workloads draw names from the same source; `build` writes it to disk.
+//! `image` unpacks layers that others made, `listing` finds what is in them,
+//! and `merge` copies what they show.
 
 mod build;
+pub mod image;
 mod layout;
+mod listing;
+mod merge;
+mod tree;
 
 use std::path::PathBuf;
 
@@ -10,6 +16,8 @@ pub use build::{
     BuildOptions, BuiltStack, UNIONFS_FOLDER, Whiteout, XattrNamespace, build, build_flat,
 };
 pub use layout::{FileEntry, Item, ItemKind, LayerDir, Layout, Totals};
+pub use listing::{LARGEST, Listing};
+pub use tree::Tree;
 
 /// Why a stack could not be built. What was written so far is left to the
 /// caller, who owns the root folder and removes it whole.
@@ -25,6 +33,12 @@ pub enum StackError {
         path: PathBuf,
         #[source]
         source: std::io::Error,
+    },
+    #[error("cannot unpack image {reference}")]
+    Image {
+        reference: String,
+        #[source]
+        source: Box<image::ImageError>,
     },
     #[error("the build of the layers was interrupted")]
     Cancelled,

@@ -8,8 +8,8 @@ use rand_distr::Distribution as _;
 use rand_pcg::Pcg64;
 
 use super::{Prepared, WorkloadError};
-use crate::plan::{Action, Amount, FileChoice, Keys, LayerChoice, PhasePlan, StackPlan, Trigger};
-use crate::stack::Layout;
+use crate::plan::{Action, Amount, FileChoice, Keys, LayerChoice, PhasePlan, Trigger};
+use crate::stack::Tree;
 
 /// Indices drawn ahead for a phase that ends by the clock; they are used in a
 /// circle.
@@ -17,18 +17,17 @@ const DRAWN_AHEAD: u64 = 1 << 20;
 
 pub(super) fn prepare(
     phase: &PhasePlan,
-    stack: &StackPlan,
-    layout: &Layout,
+    tree: &Tree,
     seed: u64,
 ) -> Result<Prepared, WorkloadError> {
     let mut rng = Pcg64::seed_from_u64(seed);
-    let mut names = names(phase, stack, layout);
+    let mut names = names(phase, tree);
     // The order of names is the popularity rank of Zipf's law and the order of
     // a permutation; it must not follow the order of creation.
     names.shuffle(&mut rng);
     let wanted = match (phase.amount, phase.keys) {
         (Amount::Count(n), _) => n,
-        (Amount::DurationMs(_), Keys::Permutation) => names.len() as u64,
+        (Amount::All, _) | (Amount::DurationMs(_), Keys::Permutation) => names.len() as u64,
         (Amount::DurationMs(_), _) => DRAWN_AHEAD,
     };
     let once_each = phase.keys == Keys::Permutation;
@@ -55,7 +54,7 @@ pub(super) fn prepare(
         targets,
         orders,
         duration_ns: match phase.amount {
-            Amount::Count(_) => None,
+            Amount::Count(_) | Amount::All => None,
             Amount::DurationMs(ms) => Some(ms * 1_000_000),
         },
     })
@@ -77,33 +76,31 @@ fn draw(keys: Keys, n_names: usize, wanted: u64, rng: &mut Pcg64) -> Vec<u32> {
 }
 
 /// Paths relative to the root of the merged tree, with their sizes.
-fn names(phase: &PhasePlan, stack: &StackPlan, layout: &Layout) -> Vec<(String, u64)> {
+fn names(phase: &PhasePlan, tree: &Tree) -> Vec<(String, u64)> {
     match &phase.action {
-        Action::Lookup { layer } | Action::Delete { layer } => of_layer(*layer, stack, layout),
-        Action::FirstWrite { files: FileChoice::Layer(layer), .. } => {
-            of_layer(*layer, stack, layout)
-        }
+        Action::Lookup { layer } | Action::Delete { layer } => of_layer(*layer, tree),
+        Action::FirstWrite { files: FileChoice::Layer(layer), .. } => of_layer(*layer, tree),
         Action::FirstWrite { files: FileChoice::Group(name), .. } => {
-            layout.group_files(name).map(|file| (file.path, file.size)).collect()
+            tree.group_files(name).into_iter().map(|file| (file.path, file.size)).collect()
         }
         Action::LookupMissing => {
             let wanted = match phase.amount {
                 Amount::Count(n) => n,
-                Amount::DurationMs(_) => 10_000,
+                Amount::All | Amount::DurationMs(_) => 10_000,
             };
-            layout.missing_names(wanted).map(|path| (path, 0)).collect()
+            tree.missing_names(wanted).into_iter().map(|path| (path, 0)).collect()
         }
-        Action::Readdir => layout.directories().into_iter().map(|path| (path, 0)).collect(),
+        Action::Readdir => tree.directories().into_iter().map(|path| (path, 0)).collect(),
     }
 }
 
-fn of_layer(layer: LayerChoice, stack: &StackPlan, layout: &Layout) -> Vec<(String, u64)> {
-    let layers = match layer.resolve(stack.n_layers) {
+fn of_layer(layer: LayerChoice, tree: &Tree) -> Vec<(String, u64)> {
+    let layers = match layer.resolve(tree.n_layers()) {
         Some(index) => index..index + 1,
-        None => 0..stack.n_layers,
+        None => 0..tree.n_layers(),
     };
     layers
-        .flat_map(|index| layout.files_in_layer(index))
+        .flat_map(|index| tree.files_in_layer(index))
         .filter(|file| file.visible)
         .map(|file| (file.path, file.size))
         .collect()

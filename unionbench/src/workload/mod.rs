@@ -20,8 +20,8 @@ use thiserror::Error;
 
 pub use driver::{Gate, empty_sample};
 
-use crate::plan::{Action, PhasePlan, StackPlan, Trigger};
-use crate::stack::Layout;
+use crate::plan::{Action, PhasePlan, Trigger};
+use crate::stack::Tree;
 use crate::sys::Errno;
 
 /// A phase made ready: names and their order.
@@ -71,13 +71,8 @@ pub enum WorkloadError {
 ///
 /// # Errors
 /// The stack holds fewer files than the phase uses once each.
-pub fn prepare(
-    phase: &PhasePlan,
-    stack: &StackPlan,
-    layout: &Layout,
-    seed: u64,
-) -> Result<Prepared, WorkloadError> {
-    keys::prepare(phase, stack, layout, seed)
+pub fn prepare(phase: &PhasePlan, tree: &Tree, seed: u64) -> Result<Prepared, WorkloadError> {
+    keys::prepare(phase, tree, seed)
 }
 
 /// Runs the timed part on a mounted tree. `gate` is called around it with the

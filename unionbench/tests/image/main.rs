@@ -1,0 +1,7 @@
+//! Images: what is unpacked is what the archives say, and nothing else.
+
+mod builder;
+mod hostile;
+mod places;
+mod tree;
+mod unpack;
