@@ -22,6 +22,7 @@ mod run_lab;
 mod step_summary;
 mod validate;
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -94,7 +95,14 @@ pub fn main() -> ExitCode {
 
 /// Diagnostics, those of the probes included, go to stderr as `RUST_LOG` asks.
 fn start_log() {
+    // fuser warns when a mount was already gone as its daemon ends, which is
+    // how every `umount` ends one.
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,fuser::session=error"));
+    let coloured = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(coloured)
+        .with_writer(std::io::stderr)
+        .init();
 }
