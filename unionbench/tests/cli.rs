@@ -240,6 +240,16 @@ fn bad_scenarios_are_refused_with_exit_code_2_before_anything_is_made() {
 }
 
 #[test]
+fn choices_of_a_guest_are_refused_without_the_lab() {
+    let place = Place::new();
+    for choice in [["--kernel", "6.1"], ["--memory", "1GiB"], ["--append", "quiet"]] {
+        let output = place.run(&[&[scenario("smoke").as_str(), "--dry-run"], &choice[..]].concat());
+        assert_eq!(output.status.code(), Some(2), "{choice:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains("--lab"), "{choice:?}: {}", stderr(&output));
+    }
+}
+
+#[test]
 fn a_missing_scratch_folder_is_named() {
     if !can_mount("missing scratch") {
         return;

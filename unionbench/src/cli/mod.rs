@@ -25,7 +25,7 @@ mod validate;
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Args as _, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 pub use exit::Failure;
 
@@ -72,7 +72,8 @@ enum Command {
 /// interrupted.
 pub fn main() -> ExitCode {
     start_log();
-    let result = match Cli::parse().command {
+    let cli = Cli::from_arg_matches(&command().get_matches()).unwrap_or_else(|error| error.exit());
+    let result = match cli.command {
         Command::Run(args) => run::run(&args),
         Command::List(args) => list::run(&args),
         Command::Validate(args) => validate::run(&args),
@@ -90,6 +91,16 @@ pub fn main() -> ExitCode {
     result.unwrap_or_else(|error| {
         eprintln!("unionbench: {error:#}");
         exit::of(&error)
+    })
+}
+
+/// The command line as it is typed. What describes a guest means something to
+/// `run` only with `--lab`, and is refused without rather than ignored.
+fn command() -> clap::Command {
+    let of_guest = lab::GuestArgs::augment_args(clap::Command::new("guest"));
+    let ids: Vec<_> = of_guest.get_arguments().map(|argument| argument.get_id().clone()).collect();
+    Cli::command().mut_subcommand("run", |run| {
+        ids.into_iter().fold(run, |run, id| run.mut_arg(id, |argument| argument.requires("lab")))
     })
 }
 
