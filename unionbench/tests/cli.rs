@@ -240,6 +240,20 @@ fn bad_scenarios_are_refused_with_exit_code_2_before_anything_is_made() {
 }
 
 #[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let mut child = Command::new(PROGRAM)
+        .args(["run", &scenario("deep-layers"), "--dry-run"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("its status");
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(stderr(&output), "");
+}
+
+#[test]
 fn choices_of_a_guest_are_refused_without_the_lab() {
     let place = Place::new();
     for choice in [["--kernel", "6.1"], ["--memory", "1GiB"], ["--append", "quiet"]] {

@@ -1,6 +1,12 @@
 //! The command line: one file per subcommand. What is printed is printed here
 //! and in the modules below, nowhere else: results on stdout, talk on stderr.
 
+/// The standard macro ends the program by a panic where stdout is closed.
+macro_rules! println {
+    () => { println!("") };
+    ($($text:tt)*) => { $crate::cli::out::line(format_args!($($text)*)) };
+}
+
 mod clean;
 mod compare;
 mod doctor;
@@ -15,6 +21,7 @@ pub mod lab;
 pub mod lab_selftest;
 mod list;
 mod mount;
+mod out;
 mod progress;
 mod report;
 mod run;
