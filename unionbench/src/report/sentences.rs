@@ -8,6 +8,7 @@ use super::analysis::{Row, number};
 use super::figure::{grouped, is_size, latency, param};
 use crate::record::{Availability, CellStatus};
 use crate::stats::fit;
+use crate::unit::LatencyUnit;
 
 /// Fewest distinct values of a parameter that a line is fitted to.
 const MIN_POINTS: usize = 3;
@@ -90,13 +91,19 @@ pub fn fits(analysis: &Analysis<'_>) -> Vec<String> {
                     unit.suffix(),
                     fit.r_squared,
                     fit.n,
-                    latency(fit.intercept, unit)
+                    signed(fit.intercept, unit)
                 ))
             } else {
                 None
             }
         })
         .collect()
+}
+
+/// A fitted line may cut the axis below zero; no measured latency lies there.
+fn signed(value: f64, unit: LatencyUnit) -> String {
+    let sign = if value < 0.0 { "-" } else { "" };
+    format!("{sign}{}", latency(value.abs(), unit))
 }
 
 /// What attached probes add to the median, per phase and backend.
