@@ -28,6 +28,8 @@ pub mod workload;
 
 pub mod run;
 
+pub mod conformance;
+
 pub mod lab;
 
 pub mod store;

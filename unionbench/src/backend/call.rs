@@ -44,13 +44,17 @@ impl fmt::Display for Call {
                 if let Some(base) = base {
                     writeln!(f, "chdir({:?})", base.display().to_string())?;
                 }
-                write!(
-                    f,
-                    "mount({:?}, {:?}, {fs_type:?}, {}, {data:?})",
-                    super::SOURCE,
-                    target.display().to_string(),
-                    if *remount { "MS_REMOUNT" } else { "0" },
-                )
+                let target = target.display().to_string();
+                match remount {
+                    true => write!(f, "mount(NULL, {target:?}, NULL, MS_REMOUNT, {data:?})"),
+                    false => {
+                        write!(
+                            f,
+                            "mount({:?}, {target:?}, {fs_type:?}, 0, {data:?})",
+                            super::SOURCE
+                        )
+                    }
+                }
             }
             Self::Serve { argv } | Self::Keep { argv } => {
                 let words: Vec<String> = argv.iter().map(|word| quoted(word)).collect();

@@ -2,6 +2,7 @@
 //! that it can work here, and how to mount a set of layers; it knows nothing
 //! of phases and figures.
 
+mod aufs;
 mod bare;
 mod bundled;
 mod call;
@@ -164,14 +165,23 @@ pub trait Backend {
 }
 
 /// Every kind that a scenario may name.
-pub const KINDS: [&str; 7] =
-    ["bare", "overlayfs", "bundled", "fuse-overlayfs", "unionfs-fuse", "mergerfs", "command"];
+pub const KINDS: [&str; 8] = [
+    "bare",
+    "overlayfs",
+    "aufs",
+    "bundled",
+    "fuse-overlayfs",
+    "unionfs-fuse",
+    "mergerfs",
+    "command",
+];
 
 /// The backend of that kind; `None` if there is none.
 pub fn of_kind(kind: &str) -> Option<Box<dyn Backend + Send + Sync>> {
     match kind {
         "bare" => Some(Box::new(bare::Bare)),
         "overlayfs" => Some(Box::new(overlayfs::Overlayfs)),
+        "aufs" => Some(Box::new(aufs::Aufs)),
         "bundled" => Some(Box::new(bundled::Bundled)),
         "fuse-overlayfs" => Some(Box::new(fuse_overlayfs::FuseOverlayfs)),
         "unionfs-fuse" => Some(Box::new(unionfs_fuse::UnionfsFuse)),
@@ -192,6 +202,16 @@ pub enum BackendError {
     Unmount { target: PathBuf, source: std::io::Error },
     #[error("cannot read the mounts in force from /proc/self/mountinfo: mount /proc")]
     InForce(#[source] std::io::Error),
+    #[error("cannot mount {kind}: {limit}")]
+    Limit { kind: String, limit: String },
+    #[error("cannot name layer {} in mount options: use a folder without comma, colon and =", path.display())]
+    LayerName { path: PathBuf },
+    #[error(
+        "{kind} was asked for {wanted}, but {found} are in force: see the kernel's log (dmesg)"
+    )]
+    NotInForce { kind: String, wanted: String, found: String },
+    #[error("a mount needs at least one call")]
+    NoCall,
     #[error("cannot start {program}: check that it is installed and may be run")]
     Start { program: String, source: std::io::Error },
     #[error("{program} mounted nothing within {seconds} s; it said: {said}")]

@@ -121,13 +121,15 @@ fn as_one_string(request: &Request<'_>, options: &[String]) -> Result<Call, Back
         text.push_str(option);
     }
     if text.len() > MAX_OPTION_STRING {
-        let log = format!(
-            "its {} layers make an option string of {} bytes and mount(2) reads {MAX_OPTION_STRING}; \
-             lowerdir+ needs Linux 6.8",
-            lower.len(),
-            text.len()
-        );
-        return Err(refused(request, MountFailure { errno: Errno::TOOBIG, log }));
+        return Err(BackendError::Limit {
+            kind: request.plan.kind.clone(),
+            limit: format!(
+                "{} layers make an option string of {} bytes and mount(2) reads \
+                 {MAX_OPTION_STRING}: use fewer layers, or Linux 6.8 which has lowerdir+",
+                lower.len(),
+                text.len()
+            ),
+        });
     }
     Ok(Call::Mount {
         fs_type: "overlay",
@@ -208,7 +210,6 @@ fn refused(request: &Request<'_>, source: MountFailure) -> BackendError {
              lie on a file system that overlayfs refuses (another overlayfs, NFS): try \
              --scratch on ext4, xfs, btrfs or tmpfs"
         }
-        Errno::TOOBIG => "use fewer layers or a newer kernel",
         Errno::NODEV => "this kernel has no overlayfs: `modprobe overlay`",
         Errno::OPNOTSUPP => "the backing file system lacks what an option needs",
         _ => "see the cause",

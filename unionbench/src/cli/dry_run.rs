@@ -1,6 +1,8 @@
-//! What `run --dry-run` prints: the plan, one line a step.
+//! What `run --dry-run` prints: the plan with the calls of every mount, and one
+//! line a step.
 
 use crate::plan::Plan;
+use crate::run;
 
 pub(super) fn print(plan: &Plan) {
     println!(
@@ -21,6 +23,16 @@ pub(super) fn print(plan: &Plan) {
     for (n, setup) in plan.setups.iter().enumerate() {
         let backend = &plan.backends[setup.backend];
         println!("setup {n}: stack {} through {}", setup.stack, backend.name);
+        match run::mount_calls(plan, setup) {
+            Ok(calls) => {
+                for call in calls {
+                    for line in call.to_string().lines() {
+                        println!("    {line}");
+                    }
+                }
+            }
+            Err(error) => println!("    {error}"),
+        }
         for phase in &setup.phases {
             println!("  {}", phase.cell_id);
         }

@@ -9,6 +9,7 @@ macro_rules! println {
 
 mod clean;
 mod compare;
+mod conformance;
 mod doctor;
 mod dry_run;
 mod exit;
@@ -64,6 +65,8 @@ enum Command {
     Gate(Box<gate::Args>),
     /// Boots a kernel and runs a command in it, counted to the instruction
     Lab(lab::Args),
+    /// Checks union semantics, case by case, on each union that is here
+    Conformance(conformance::Args),
     /// Mounts the bundled union
     Mount(mount::Args),
     /// Looks into an OCI or docker image, or unpacks it into layers
@@ -90,6 +93,7 @@ pub fn main() -> ExitCode {
         Command::Compare(args) => compare::run(&args),
         Command::Gate(args) => gate::run(&args),
         Command::Lab(args) => lab::run(args),
+        Command::Conformance(args) => conformance::run(&args),
         Command::Mount(args) => mount::run(&args),
         Command::Image(args) => image::run(&args),
         Command::Keep(args) => keep::run(&args),

@@ -59,6 +59,7 @@ pub(super) fn equip(guest: &mut Guest, order: &Order<'_>) {
         .map(|word| (*word).to_owned())
         .chain(order.arguments.iter().cloned())
         .collect();
+    guest.optional_modules.push("aufs".to_owned());
     let mut programs = Vec::new();
     for stack in &order.plan.stacks {
         match stack.backing.kind {

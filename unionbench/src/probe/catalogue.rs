@@ -23,7 +23,7 @@ impl Family {
         match kind {
             "overlayfs" => Self::Overlayfs,
             "aufs" => Self::Aufs,
-            "bundled" | "fuse_overlayfs" | "unionfs_fuse" | "mergerfs" => Self::Fuse,
+            "bundled" | "fuse-overlayfs" | "unionfs-fuse" | "mergerfs" => Self::Fuse,
             _ => Self::None,
         }
     }
@@ -141,6 +141,22 @@ mod tests {
                 |other: &Role| other.operation == role.operation && other.family == role.family;
             assert!(!ROLES[index + 1..].iter().any(twin), "{role:?}");
         }
+    }
+
+    #[test]
+    fn every_kind_of_backend_has_its_family() {
+        let families = crate::backend::KINDS.map(Family::of_backend);
+        let expected = [
+            Family::None,
+            Family::Overlayfs,
+            Family::Aufs,
+            Family::Fuse,
+            Family::Fuse,
+            Family::Fuse,
+            Family::Fuse,
+            Family::None,
+        ];
+        assert_eq!(families, expected);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::record::{
     Availability, Backend, Backing, Cell, CellStatus, DriverOverhead, Host, Record, Round,
     SCHEMA_VERSION, Stack, Step,
 };
+use crate::stack::Whiteout;
 use crate::workload;
 
 /// What the record holds beside cells.
@@ -74,6 +75,16 @@ impl Cells {
         for phase in &setup.phases {
             let backend = &self.backends[setup.backend];
             let here = match (&backend.availability, &kind) {
+                (Availability::Ok, Some(kind))
+                    if stack.image.is_some()
+                        && kind.whiteouts(&plan.backends[setup.backend]) != Whiteout::CharDev =>
+                {
+                    Availability::Unsupported {
+                        reason: "the whiteouts of images are written for overlayfs and those that \
+                                 read its format, not for this union"
+                            .to_owned(),
+                    }
+                }
                 (Availability::Ok, Some(kind)) => kind.supports(stack, &phase.action),
                 (found, _) => found.clone(),
             };
@@ -118,6 +129,15 @@ impl Cells {
     pub fn fail(&mut self, setup: &Setup, reason: &str) {
         for phase in &setup.phases {
             self.fail_cell(&phase.cell_id, reason);
+        }
+    }
+
+    /// No cell of the setup can be measured here, for one reason.
+    pub fn unsupported(&mut self, setup: &Setup, reason: &str) {
+        for phase in &setup.phases {
+            if let Some(cell) = self.cell(&phase.cell_id) {
+                cell.status = CellStatus::Unsupported { reason: reason.to_owned() };
+            }
         }
     }
 

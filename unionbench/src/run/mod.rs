@@ -26,6 +26,7 @@ use thiserror::Error;
 pub use observe::{Blind, Observer};
 pub use probes::Probes;
 pub use scratch::{Scratch, ScratchError};
+pub use step::mount_calls;
 
 use crate::backend::{self, Backend};
 use crate::plan::{BackingKind, Plan, StepPlan};

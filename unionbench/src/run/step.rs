@@ -9,10 +9,10 @@ use sha2::{Digest as _, Sha256};
 use super::cells::Cells;
 use super::observe::Observations;
 use super::{Context, RunError, Site, backend_of, chain, has_blocks, upper};
-use crate::backend::{Backend, OWN_PROGRAM, Request, Union, Usage};
-use crate::plan::{Cache, PhasePlan, Plan, Setup, StepPlan};
+use crate::backend::{Backend, BackendError, Call, OWN_PROGRAM, Request, Union, Usage};
+use crate::plan::{BackendPlan, Cache, PhasePlan, Plan, Setup, StepPlan};
 use crate::record::{Counter, Round};
-use crate::stack;
+use crate::stack::{self, Whiteout};
 use crate::stats;
 use crate::sys::Errno;
 use crate::sys::caches::{Drop, drop_caches};
@@ -77,6 +77,7 @@ pub(super) fn run(
         match failure {
             Failure::Run(error) => return Err(error),
             Failure::Setup(reason) => cells.fail(setup, &reason),
+            Failure::Unsupported(reason) => cells.unsupported(setup, &reason),
         }
     }
     Ok(())
@@ -119,6 +120,8 @@ enum Failure {
     Run(RunError),
     /// Fails the cells of this setup.
     Setup(String),
+    /// Nothing went wrong, but this backend cannot show such a stack.
+    Unsupported(String),
 }
 
 struct Step<'a> {
@@ -195,10 +198,21 @@ impl Step<'_> {
 
     fn mount(&self, control: bool, context: &Context<'_>) -> Result<Union, Failure> {
         let backend_plan = &self.plan.backends[self.setup.backend];
+        let mut lower = self.site.lower(self.backend.whiteouts(backend_plan)).to_vec();
+        let writable = writable_layers(backend_plan);
+        for index in &writable {
+            let Some(layer) = lower.get_mut(*index) else { continue };
+            // Layers are shared by all steps: this one writes to a copy.
+            let own = self.folders.base.join(format!("writable-{index}"));
+            if !own.exists() {
+                stack::copy_layer(layer, &own).map_err(|error| Failure::Setup(chain(&error)))?;
+            }
+            *layer = own;
+        }
         let request = Request {
             plan: backend_plan,
-            lower: self.site.lower(self.backend.whiteouts(backend_plan)),
-            writable_lower: &[],
+            lower: &lower,
+            writable_lower: &writable,
             flat: control.then_some(self.folders.flat.as_path()),
             upper: &self.folders.upper,
             work: &self.folders.work,
@@ -206,7 +220,10 @@ impl Step<'_> {
             user_namespace: context.entered.user_namespace,
             own_program: Path::new(OWN_PROGRAM),
         };
-        self.backend.mount(&request).map_err(|error| Failure::Setup(chain(&error)))
+        self.backend.mount(&request).map_err(|error| match error {
+            BackendError::Limit { .. } => Failure::Unsupported(chain(&error)),
+            error => Failure::Setup(chain(&error)),
+        })
     }
 
     fn phase(
@@ -362,6 +379,46 @@ impl Step<'_> {
             losses: seen.losses,
         }
     }
+}
+
+/// Indices that the scenario's check has accepted.
+fn writable_layers(plan: &BackendPlan) -> Vec<usize> {
+    let listed = plan.extra.get("writable_layers").map_or("", String::as_str);
+    listed.split(',').filter_map(|index| index.trim().parse().ok()).collect()
+}
+
+/// What every mount of a setup will call, with placeholders for the folders of
+/// the run.
+///
+/// # Errors
+/// The layers cannot be written as options.
+pub fn mount_calls(plan: &Plan, setup: &Setup) -> Result<Vec<Call>, BackendError> {
+    let backend_plan = &plan.backends[setup.backend];
+    let Some(backend) = backend_of(&backend_plan.kind) else { return Ok(Vec::new()) };
+    let root = Path::new("SCRATCH").join(format!("backing-{}", setup.stack));
+    let stack = &plan.stacks[setup.stack];
+    let hides = stack.whiteouts_per_layer > 0 || stack.opaque_dirs_per_layer > 0;
+    let whiteouts = if hides { backend.whiteouts(backend_plan) } else { Whiteout::CharDev };
+    let layers = root.join(super::lower_folder(whiteouts));
+    let step = root.join("step");
+    let writable = writable_layers(backend_plan);
+    let lower: Vec<PathBuf> = (0..stack.n_layers as usize)
+        .map(|index| match writable.contains(&index) {
+            true => step.join(format!("writable-{index}")),
+            false => layers.join(format!("L{index:03}")),
+        })
+        .collect();
+    backend.calls(&Request {
+        plan: backend_plan,
+        lower: &lower,
+        writable_lower: &writable,
+        flat: Some(&root.join("flat")),
+        upper: &step.join("upper"),
+        work: &step.join("work"),
+        target: &step.join("merged"),
+        user_namespace: false,
+        own_program: Path::new(OWN_PROGRAM),
+    })
 }
 
 /// Opens and closes the probes around the timed part.

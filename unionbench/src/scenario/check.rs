@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use super::aufs_options::check_aufs;
 use super::extra::check_extra;
 use super::file::{Backing, Cache, FileSystem, Group, NO_LAYERS, Phase, Scenario, Stack, Workload};
 use super::options::check_overlayfs;
@@ -225,12 +226,16 @@ fn backends(scenario: &Scenario) -> Verdict {
             "overlayfs" => check_overlayfs(&backend.options).map_err(|(option, problem)| {
                 Problem { key: format!("{at}.options.{option}"), problem }
             })?,
+            "aufs" => check_aufs(&backend.options).map_err(|(option, problem)| Problem {
+                key: format!("{at}.options.{option}"),
+                problem,
+            })?,
             "bare" if !backend.options.is_empty() => {
                 return refuse(format!("{at}.options"), "a bare directory has no options");
             }
             _ => {}
         }
-        check_extra(backend).map_err(|(name, problem)| Problem {
+        check_extra(backend, &scenario.stack).map_err(|(name, problem)| Problem {
             key: format!("{at}.extra{}{name}", if name.is_empty() { "" } else { "." }),
             problem,
         })?;

@@ -1,6 +1,6 @@
 //! `[backend.extra]`: settings that only one kind of backend reads.
 
-use super::file::Backend;
+use super::file::{Backend, Stack};
 
 /// What a word of a mount command may hold in braces.
 const PLACEHOLDERS: [&str; 6] = ["lower", "each", "upper", "work", "target", "options"];
@@ -9,9 +9,10 @@ const WHITEOUTS: [&str; 3] = ["overlayfs", "aufs", "unionfs-fuse"];
 
 /// Refuses settings that the kind does not read, and values it cannot use;
 /// `Err` holds the setting and the problem.
-pub fn check_extra(backend: &Backend) -> Result<(), (String, String)> {
+pub fn check_extra(backend: &Backend, stack: &Stack) -> Result<(), (String, String)> {
     let known: &[&str] = match backend.kind.as_str() {
         "command" => &["command", "whiteouts"],
+        "aufs" | "unionfs-fuse" | "mergerfs" => &["writable_layers"],
         _ => &[],
     };
     if let Some(name) = backend.extra.keys().find(|name| !known.contains(&name.as_str())) {
@@ -23,6 +24,14 @@ pub fn check_extra(backend: &Backend) -> Result<(), (String, String)> {
     }
     if backend.kind == "command" {
         command(backend.extra.get("command")).map_err(|problem| ("command".to_owned(), problem))?;
+    }
+    if let Some(text) = backend.extra.get("writable_layers") {
+        let n = stack.layers.min();
+        let is_there = |part: &str| part.trim().parse::<u32>().is_ok_and(|index| index < n);
+        if let Some(bad) = text.split(',').find(|part| !is_there(part)) {
+            let problem = format!("{bad:?} is no index of {n} layers; 0 is the topmost");
+            return Err(("writable_layers".to_owned(), problem));
+        }
     }
     match backend.extra.get("whiteouts") {
         Some(value) if !WHITEOUTS.contains(&value.as_str()) => {
@@ -62,6 +71,9 @@ mod tests {
 
     use super::*;
 
+    const STACK: &str = "name = \"x\"\ntitle = \"x\"\n[stack]\nlayers = 3\n[[backend]]\n\
+                         kind = \"bare\"\n[[phase]]\nname = \"p\"\nworkload = \"readdir\"\n";
+
     fn check(kind: &str, extra: &[(&str, &str)], expected: Option<&str>) {
         let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
         let backend = Backend {
@@ -70,7 +82,9 @@ mod tests {
             options: BTreeMap::new(),
             extra: extra.iter().map(own).collect(),
         };
-        match (check_extra(&backend), expected) {
+        let scenario = super::super::parse(std::path::Path::new("x.toml"), STACK.as_bytes(), &[]);
+        let stack = scenario.expect("a scenario").0.stack;
+        match (check_extra(&backend, &stack), expected) {
             (Ok(()), None) => {}
             (Err((_, problem)), Some(part)) => assert!(problem.contains(part), "{problem}"),
             (got, _) => panic!("{got:?} instead of {expected:?}"),
@@ -87,6 +101,14 @@ mod tests {
         check("command", &[("command", "m {target} {layers}")], Some("no placeholder"));
         check("command", &[("command", "m {target} {lower")], Some("no placeholder"));
         check("command", &[("command", "m {target}"), ("whiteouts", "zfs")], Some("not one of"));
+    }
+
+    #[test]
+    fn writable_layers_are_indices_of_the_stack() {
+        check("aufs", &[("writable_layers", "0, 2")], None);
+        check("aufs", &[("writable_layers", "3")], Some("no index"));
+        check("mergerfs", &[("writable_layers", "")], Some("no index"));
+        check("overlayfs", &[("writable_layers", "0")], Some("no such setting"));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! accepted. The line is looked up only when a refusal needs it: the tree that
 //! is read has no positions, because `--set` may have changed it.
 
+mod aufs_options;
 mod check;
 mod error;
 mod extra;

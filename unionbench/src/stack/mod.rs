@@ -4,6 +4,7 @@
 //! and `merge` copies what they show.
 
 mod build;
+mod copy;
 pub mod image;
 mod layout;
 mod listing;
@@ -15,6 +16,7 @@ use std::path::PathBuf;
 pub use build::{
     BuildOptions, BuiltStack, UNIONFS_FOLDER, Whiteout, XattrNamespace, build, build_flat,
 };
+pub use copy::copy_layer;
 pub use layout::{FileEntry, Item, ItemKind, LayerDir, Layout, Totals};
 pub use listing::{LARGEST, Listing};
 pub use tree::Tree;

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags,
-    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, move_mount,
-    unmount,
+    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, mount_remount,
+    move_mount, unmount,
 };
 
 /// An option of a file system: a key, with a value unless it is a flag.
@@ -100,6 +100,16 @@ pub fn mount_by_string(
     mount(source, target, fs_type, MountFlags::empty(), Some(data.as_c_str()))
         .map_err(MountFailure::plain)?;
     Ok(Mounted::adopt(target))
+}
+
+/// Changes a mount through mount(2) with one string of options.
+///
+/// # Errors
+/// The errno; mount(2) has no log.
+pub fn remount_by_string(mounted: &Mounted, options: &str) -> Result<(), MountFailure> {
+    let data = CString::new(options).map_err(|_| MountFailure::plain(rustix::io::Errno::INVAL))?;
+    mount_remount(&mounted.target, MountFlags::empty(), data.as_c_str())
+        .map_err(MountFailure::plain)
 }
 
 /// Why a mount was refused.

@@ -15,7 +15,7 @@ const STEPS: &[&[&str]] = &[
     &["backend"],
     &["probe"],
     &["workload"],
-    &["run", "lab", "trace"],
+    &["run", "lab", "trace", "conformance"],
     &["store"],
     &["report", "compare", "gate"],
     &["cli"],
