@@ -13,14 +13,14 @@ pub const ALL: &[Case] = &[
         name: "two_folders_with_a_on_top_of_a_read_only_b",
         n_lower: 1,
         writable: &[],
-        fill: fill,
+        fill,
         act: read_only_below,
     },
     Case {
         name: "two_writable_folders_with_a_on_top_of_b",
         n_lower: 1,
         writable: &[0],
-        fill: fill,
+        fill,
         act: shared_name_goes_to_a,
     },
 ];

@@ -23,6 +23,31 @@ pub fn cache_dir() -> PathBuf {
     }
 }
 
+/// The file that lists images which were named by their path.
+const IMAGES: &str = "images";
+
+/// Notes an image that was named by its path. A cache that cannot be written
+/// costs the note and nothing else.
+pub(crate) fn remember(image: &Path, cache: &Path) {
+    let Ok(path) = image.canonicalize() else { return };
+    let mut known = remembered(cache);
+    if known.contains(&path) {
+        return;
+    }
+    known.push(path);
+    let lines: String = known.iter().map(|path| format!("{}\n", path.display())).collect();
+    let written = fs::create_dir_all(cache).and_then(|()| fs::write(cache.join(IMAGES), lines));
+    if let Err(error) = written {
+        tracing::debug!(%error, "the image is not remembered");
+    }
+}
+
+/// Images that were named by their path and are still there, oldest first.
+pub(crate) fn remembered(cache: &Path) -> Vec<PathBuf> {
+    let text = fs::read_to_string(cache.join(IMAGES)).unwrap_or_default();
+    text.lines().map(PathBuf::from).filter(|path| path.is_file()).collect()
+}
+
 /// The extracted trees in the cache, oldest version first.
 pub(crate) fn cached_trees(cache: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(cache.join("kernels")) else { return Vec::new() };
@@ -206,6 +231,18 @@ mod tests {
 
     fn check(name: &str, expected: &[&str]) {
         assert_eq!(choose(OFFERED.into_iter(), name), expected, "{name}");
+    }
+
+    #[test]
+    fn images_named_by_path_are_remembered_once_while_they_are_there() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let image = dir.path().join("bzImage");
+        fs::write(&image, "x").expect("an image");
+        remember(&image, dir.path());
+        remember(&image, dir.path());
+        assert_eq!(remembered(dir.path()), [image.canonicalize().expect("a path")]);
+        fs::remove_file(&image).expect("gone");
+        assert_eq!(remembered(dir.path()), Vec::<PathBuf>::new());
     }
 
     #[test]

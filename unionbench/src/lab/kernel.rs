@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use super::error::LabError;
 use super::fetch;
 use super::modules::ModuleTree;
+use super::vmlinux;
 
 /// A kernel that can be booted.
 #[derive(Debug, Clone)]
@@ -88,7 +89,9 @@ impl Kernel {
             if path.extension().is_some_and(|e| e == "deb") {
                 return Self::from_tree(&fetch::unpack_deb(path, cache)?);
             }
-            return Self::from_image(path);
+            let kernel = Self::from_image(path)?;
+            fetch::remember(path, cache);
+            return Ok(kernel);
         }
         if name.contains('/') || name.ends_with(".deb") {
             return Err(LabError::KernelUnknown {
@@ -99,18 +102,30 @@ impl Kernel {
         Self::from_tree(&fetch::named(name, cache)?)
     }
 
-    /// Every kernel in the cache, oldest first. Broken entries are left out:
+    /// Every kernel in the cache, oldest first, then the images that were named
+    /// by their path before and are still there. Broken entries are left out:
     /// asking for one by name gives its error.
     pub fn cached() -> Vec<Self> {
-        fetch::cached_trees(&fetch::cache_dir())
-            .iter()
-            .filter_map(|tree| Self::from_tree(tree).ok())
+        let cache = fetch::cache_dir();
+        let trees = fetch::cached_trees(&cache).into_iter();
+        let images = fetch::remembered(&cache).into_iter();
+        trees
+            .filter_map(|tree| Self::from_tree(&tree).ok())
+            .chain(images.filter_map(|image| Self::from_image(&image).ok()))
             .collect()
     }
 
     /// A bare image: it can boot, but offers only what is built in.
     fn from_image(image: &Path) -> Result<Self, LabError> {
-        Self::assemble(image, None, None)
+        let mut kernel = Self::assemble(image, None, None)?;
+        let bytes = fs::read(image).map_err(LabError::io("read kernel", image))?;
+        if let Some(inside) = vmlinux::unpack(&bytes) {
+            kernel.capabilities = match vmlinux::configuration(&inside) {
+                Some(text) => Capabilities::built_in(&parse_config(&text)),
+                None => vmlinux::features(&inside),
+            };
+        }
+        Ok(kernel)
     }
 
     fn from_tree(tree: &Path) -> Result<Self, LabError> {
@@ -144,6 +159,14 @@ impl Kernel {
 }
 
 impl Capabilities {
+    /// What a configuration builds in: a bare image brings no modules.
+    fn built_in(enabled: &BTreeSet<String>) -> Self {
+        Self::find(|option, _| match enabled.contains(&format!("{option}=y")) {
+            true => Feature::BuiltIn,
+            false => Feature::Absent,
+        })
+    }
+
     fn read(modules: Option<&Path>, config: Option<&Path>) -> Result<Self, LabError> {
         let enabled = match config {
             Some(path) => {
@@ -166,7 +189,12 @@ impl Capabilities {
                 (None, None) => Feature::Unknown,
             }
         };
-        Ok(Self {
+        Ok(Self::find(find))
+    }
+
+    /// Each feature by its option and its module.
+    fn find(find: impl Fn(&str, Option<&str>) -> Feature) -> Self {
+        Self {
             btf: find("CONFIG_DEBUG_INFO_BTF", None),
             kprobes: find("CONFIG_KPROBES", None),
             overlay: find("CONFIG_OVERLAY_FS", Some("overlay")),
@@ -175,7 +203,7 @@ impl Capabilities {
             fuse_passthrough: find("CONFIG_FUSE_PASSTHROUGH", None),
             virtio_console: find("CONFIG_VIRTIO_CONSOLE", Some("virtio_console")),
             virtio_pci: find("CONFIG_VIRTIO_PCI", Some("virtio_pci")),
-        })
+        }
     }
 }
 

@@ -27,6 +27,7 @@ mod library;
 mod modules;
 mod protocol;
 mod qemu;
+mod vmlinux;
 mod watch;
 
 pub use accel::Accel;
