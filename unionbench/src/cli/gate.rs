@@ -31,7 +31,8 @@ pub struct Args {
     /// Tolerances other than the defaults
     #[arg(long, value_name = "FILE")]
     budget: Option<PathBuf>,
-    /// Writes the results down as baselines instead of judging them
+    /// Writes the results down as baselines instead of judging them; several of
+    /// one scenario and kernel make one, which then knows what moves for nothing
     #[arg(long, conflicts_with_all = ["accept", "top_up"])]
     save_baseline: bool,
     /// Takes a change for the worse over into the baseline: a metric or
@@ -223,21 +224,38 @@ fn place(subject: &Subject) -> String {
 }
 
 fn save(args: &Args, records: &[(PathBuf, Record)]) -> anyhow::Result<ExitCode> {
-    let one_file = args.baseline.extension().is_some_and(|e| e == "toml");
-    if one_file && records.len() > 1 {
-        let message = "one baseline file holds one record: name a folder with --baseline";
-        return Err(Failure::Usage(message.into()).into());
-    }
+    let mut places: Vec<(String, Vec<Subject>)> = Vec::new();
     for (path, record) in records {
         let subject = Subject::of(record).with_context(|| path.display().to_string())?;
+        let name = place(&subject);
+        match places.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, subjects)) => subjects.push(subject),
+            None => places.push((name, vec![subject])),
+        }
+    }
+    let one_file = args.baseline.extension().is_some_and(|e| e == "toml");
+    if one_file && places.len() > 1 {
+        let message =
+            "one baseline file holds one scenario on one kernel: name a folder with --baseline";
+        return Err(Failure::Usage(message.into()).into());
+    }
+    for (name, subjects) in places {
+        let kernel = &subjects[0].place.kernel_sha256;
+        if let Some(other) = subjects.iter().find(|s| s.place.kernel_sha256 != *kernel) {
+            bail!(
+                "cannot save one baseline of two kernels: {} and {}",
+                subjects[0].place.kernel,
+                other.place.kernel
+            );
+        }
+        let subject = Subject::merged(&subjects.iter().collect::<Vec<_>>())?;
         warn_of_few_rounds(&subject);
-        let file = if one_file {
-            args.baseline.clone()
-        } else {
-            args.baseline.join(format!("{}.toml", place(&subject)))
+        let file = match one_file {
+            true => args.baseline.clone(),
+            false => args.baseline.join(format!("{name}.toml")),
         };
         write(&file, &Baseline::new(subject))?;
-        println!("saved {}", file.display());
+        println!("saved {} ({} runs)", file.display(), subjects.len());
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -260,7 +278,7 @@ fn warn_of_few_rounds(subject: &Subject) {
         .iter()
         .filter_map(|cell| match cell.metrics.get(LATENCY)? {
             Figure::Ratios(ratios) => Some(ratios.len()),
-            Figure::Exact(_) => None,
+            Figure::Exact(_) | Figure::Range { .. } => None,
         })
         .collect();
     let needed = fewest_for(0.05 / rounds.len().max(1) as f64);

@@ -12,7 +12,9 @@ use super::gate::records;
 use super::lab::GuestArgs;
 use super::run_lab::{self, Order};
 use crate::compare::Subject;
-use crate::gate::{Budget, Class, Injection, Outcome, Pairing, SelftestReport, outcome, spreads};
+use crate::gate::{
+    Budget, Class, Injection, Outcome, Pairing, SelftestReport, draws, outcome, spreads,
+};
 use crate::lab::{GuestFile, Mode};
 use crate::plan::{self, Choices, Plan};
 use crate::record::{Record, ScenarioText};
@@ -32,10 +34,19 @@ pub struct Args {
     /// Runs in which nothing was slowed down
     #[arg(long, default_value_t = 16)]
     runs: u32,
-    /// Compares each run with each other instead of pairs of their own: more
-    /// comparisons, which are not independent
+    /// Runs that a base is made of, drawn from the others; 0 compares pairs of
+    /// their own, as is usual natively [default: 6 in the lab, 0 else]
     #[arg(long)]
-    all_pairs: bool,
+    base_runs: Option<usize>,
+    /// Comparisons to draw
+    #[arg(long, default_value_t = 100)]
+    comparisons: usize,
+    /// Keeps the seed in perturbed runs, so that they can be a baseline
+    #[arg(long)]
+    keep_seed: bool,
+    /// Judges the records of an earlier selftest in --out again
+    #[arg(long)]
+    again: bool,
     /// A slowdown as SIZE%:TARGET:KEY=VALUE, as in
     /// 1%:cold-bottom:stack.layers=101; TARGET is a part of the cells' ids
     #[arg(long = "inject", value_name = "SIZE%:TARGET:KEY=VALUE")]
@@ -138,20 +149,31 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     fs::create_dir_all(&args.out).with_context(|| format!("cannot make {}", args.out.display()))?;
     let program = std::env::current_exe().context("cannot find this program")?;
     let bench = Bench { args, padded: args.out.join("padded-program"), program };
-    if args.lab {
+    if args.lab && !args.again {
         bench.pad()?;
     }
     let measured = measure(&bench, &injections);
-    if args.lab {
+    if args.lab && !args.again {
         fs::remove_file(&bench.padded).context("cannot remove the padded program")?;
     }
     let Measured { same, injected, walls } = measured?;
-    let pairing = if args.all_pairs { Pairing::All } else { Pairing::Disjoint };
-    let mut outcomes = same_outcomes(&same, pairing, &budget);
+    let base_runs = args.base_runs.unwrap_or(if args.lab { 6 } else { 0 });
+    let pairing = match base_runs {
+        0 => Pairing::Disjoint,
+        base_runs => Pairing::Drawn { base_runs },
+    };
+    let mut outcomes = same_outcomes(&same, pairing, args.comparisons, &budget)?;
     for (index, (injection, subject)) in injected.iter().enumerate() {
         // Each injected run has a base of its own as far as there are enough.
-        let base = &same[index % same.len()].1;
-        outcomes.push(outcome(base, subject, Class::Injected(injection.clone()), &budget));
+        let base: Vec<usize> = match pairing {
+            Pairing::Disjoint => vec![index % same.len()],
+            Pairing::Drawn { base_runs } => {
+                let drawn = draws(same.len(), base_runs, index + 1, SEED);
+                drawn.into_iter().next_back().map(|(base, _)| base).unwrap_or_default()
+            }
+        };
+        let base = merged(&same, &base)?;
+        outcomes.push(outcome(&base, subject, Class::Injected(injection.clone()), &budget));
     }
     let report = SelftestReport {
         scenario: text.name.clone(),
@@ -182,10 +204,17 @@ fn measure(bench: &Bench<'_>, injections: &[(Injection, String)]) -> anyhow::Res
     let mut measured = Measured { same: Vec::new(), injected: Vec::new(), walls: Vec::new() };
     let mut timed = |what: &str, change: &Change| -> anyhow::Result<Subject> {
         let began = Instant::now();
+        let number = measured.walls.len() + 1;
+        if bench.args.again {
+            let record = crate::store::read(&bench.folder(number))?;
+            let wall = record.lab.as_ref().map_or(record.elapsed_ms, |lab| lab.wall_ms);
+            measured.walls.push(Duration::from_millis(wall));
+            return Ok(Subject::of(&record)?);
+        }
         let record = bench.run(change).with_context(|| what.to_owned())?;
         measured.walls.push(began.elapsed());
         eprintln!("unionbench: {what}: {:.1} s", began.elapsed().as_secs_f64());
-        bench.keep(&record, measured.walls.len())?;
+        bench.keep(&record, number)?;
         Ok(Subject::of(&record)?)
     };
     for n in 0..bench.args.runs {
@@ -212,17 +241,38 @@ fn measure(bench: &Bench<'_>, injections: &[(Injection, String)]) -> anyhow::Res
     Ok(measured)
 }
 
-fn same_outcomes(same: &[(String, Subject)], pairing: Pairing, budget: &Budget) -> Vec<Outcome> {
-    let pair = |(a, b): (usize, usize)| {
-        let perturbed = format!("{} | {}", same[a].0, same[b].0);
-        outcome(&same[a].1, &same[b].1, Class::Same { perturbed }, budget)
+/// Seed of the draws of bases.
+const SEED: u64 = 1;
+
+fn same_outcomes(
+    same: &[(String, Subject)],
+    pairing: Pairing,
+    n: usize,
+    budget: &Budget,
+) -> anyhow::Result<Vec<Outcome>> {
+    let pairs: Vec<(Vec<usize>, usize)> = match pairing {
+        Pairing::Drawn { base_runs } => draws(same.len(), base_runs, n, SEED),
+        Pairing::Disjoint => (0..same.len() / 2).map(|i| (vec![2 * i], 2 * i + 1)).collect(),
     };
-    match pairing {
-        Pairing::All => {
-            (0..same.len()).flat_map(|b| (0..b).map(move |a| (a, b))).map(pair).collect()
-        }
-        Pairing::Disjoint => (0..same.len() / 2).map(|i| (2 * i, 2 * i + 1)).map(pair).collect(),
+    if pairs.is_empty() {
+        bail!("{} runs are too few for a comparison: give more --runs", same.len());
     }
+    let judged = pairs.into_iter().map(|(base, new)| {
+        let perturbed = format!("run {new} by runs {base:?}: {}", same[new].0);
+        let base = merged(same, &base)?;
+        Ok(outcome(&base, &same[new].1, Class::Same { perturbed }, budget))
+    });
+    judged.collect()
+}
+
+/// The base of these runs, as if they were of one seed and stack.
+fn merged(same: &[(String, Subject)], runs: &[usize]) -> anyhow::Result<Subject> {
+    let identity = &same[0].1.identity;
+    let runs: Vec<Subject> = runs
+        .iter()
+        .map(|run| Subject { identity: identity.clone(), ..same[*run].1.clone() })
+        .collect();
+    Ok(Subject::merged(&runs.iter().collect::<Vec<_>>())?)
 }
 
 impl Bench<'_> {
@@ -251,10 +301,11 @@ impl Bench<'_> {
         let plan: Plan = plan::expand(&scenario, &Choices::default())?;
         let kernel = self.args.guest.kernels.first().context("no kernel was named")?;
         let mut guest = self.args.guest.guest(kernel, Mode::Count)?;
+        let seed = if self.args.keep_seed { 0 } else { perturbed.seed };
         let order = Order {
             plan: &plan,
             scenario: &text,
-            arguments: self.arguments(set, Some(scenario.seed + perturbed.seed)),
+            arguments: self.arguments(set, Some(scenario.seed + seed)),
             results: Path::new(""),
             quiet: true,
         };
@@ -305,8 +356,12 @@ impl Bench<'_> {
             .context("cannot write a padded program")
     }
 
+    fn folder(&self, number: usize) -> PathBuf {
+        self.args.out.join(format!("run-{number:03}"))
+    }
+
     fn keep(&self, record: &Record, number: usize) -> anyhow::Result<()> {
-        let folder = self.args.out.join(format!("run-{number:03}"));
+        let folder = self.folder(number);
         let text = serde_json::to_vec(record).context("cannot encode a record")?;
         fs::create_dir_all(&folder)
             .and_then(|()| fs::write(folder.join(crate::store::RECORD), text))

@@ -58,7 +58,7 @@ pub(super) fn top_up(
 fn rounds(subject: &Subject) -> usize {
     let ratios = subject.cells.iter().filter_map(|cell| match cell.metrics.get(LATENCY)? {
         Figure::Ratios(ratios) => Some(ratios.len()),
-        Figure::Exact(_) => None,
+        Figure::Exact(_) | Figure::Range { .. } => None,
     });
     ratios.max().unwrap_or(0)
 }

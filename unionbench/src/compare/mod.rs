@@ -16,7 +16,9 @@ use crate::record::Record;
 use crate::stats::correction::holm;
 use crate::stats::signed_rank::{fewest_for, hodges_lehmann, signed_rank};
 
-pub use subject::{CellFigures, Figure, INSTRUCTIONS, Identity, LATENCY, LabPins, Place, Subject};
+pub use subject::{
+    CellFigures, Figure, INSTRUCTIONS, Identity, LATENCY, LabPins, Place, QUANTILES, Subject,
+};
 
 /// Chance of any false alarm among the ratios of a comparison, and of a pass
 /// of a cell that became slower by the smallest effect.
@@ -37,6 +39,8 @@ pub enum CompareError {
         "cannot compare records of different labs: {field} is {base} and {new}; measure both with the same one"
     )]
     Labs { field: &'static str, base: String, new: String },
+    #[error("cannot compare nothing: name at least one record")]
+    Empty,
     #[error("cannot compare the record of {scenario}: no cell of it has a valid figure")]
     Nothing { scenario: String },
     #[error(
@@ -186,7 +190,8 @@ pub fn compare_subjects(
             }
             continue;
         }
-        for (metric, figure) in &cell.metrics {
+        let judged = judged_metrics(cell, twin, policy);
+        for (metric, figure) in judged.iter().filter_map(|m| cell.metrics.get_key_value(m)) {
             let found = twin.and_then(|twin| twin.metrics.get(metric));
             comparison.rows.push(match found {
                 Some(other) => row(cell, metric, figure, other, policy),
@@ -210,6 +215,57 @@ pub fn compare_subjects(
     Ok(comparison)
 }
 
+/// The metrics of `cell` that get a row: of its quantiles of instructions one.
+fn judged_metrics(
+    cell: &CellFigures,
+    twin: Option<&CellFigures>,
+    policy: &dyn Policy,
+) -> Vec<String> {
+    let mut names: Vec<String> =
+        cell.metrics.keys().filter(|m| !QUANTILES.contains(&m.as_str())).cloned().collect();
+    let quantiles: Vec<&str> =
+        QUANTILES.into_iter().filter(|m| cell.metrics.contains_key(*m)).collect();
+    names.extend(chosen_quantile(cell, twin, &quantiles, policy).map(str::to_owned));
+    names
+}
+
+/// Where the base knows from several runs how far each quantile moves for
+/// nothing, the one that moved least. From a single run, the quantile that says
+/// least: a cell became slower if all of its quantiles rose, and faster if all
+/// fell.
+fn chosen_quantile<'a>(
+    cell: &CellFigures,
+    twin: Option<&CellFigures>,
+    quantiles: &[&'a str],
+    policy: &dyn Policy,
+) -> Option<&'a str> {
+    let bounds = |side: &CellFigures, name: &str| side.metrics.get(name).and_then(Figure::bounds);
+    let known = quantiles.iter().any(|m| matches!(cell.metrics[*m], Figure::Range { .. }));
+    if known {
+        let spread = |name: &&&str| bounds(cell, name).map_or(f64::INFINITY, |(l, h)| h / l);
+        return quantiles.iter().min_by(|a, b| spread(a).total_cmp(&spread(b))).copied();
+    }
+    let rise = |name: &str| {
+        let (base, new) = (bounds(cell, name)?.1, bounds(twin?, name)?.1);
+        (base > 0.0).then_some(new / base)
+    };
+    let mut rises: Vec<(f64, &'a str)> =
+        quantiles.iter().filter_map(|name| Some((rise(name)?, *name))).collect();
+    rises.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let tolerance = policy.tolerance(&cell.id, INSTRUCTIONS);
+    match (rises.first(), rises.last()) {
+        (Some((lowest, name)), _) if *lowest > 1.0 + tolerance => Some(name),
+        (_, Some((highest, name))) if *highest < 1.0 - tolerance => Some(name),
+        // Neither: the one that moved least stands for the cell, so that it
+        // passes.
+        _ => rises
+            .iter()
+            .min_by(|a, b| (a.0 - 1.0).abs().total_cmp(&(b.0 - 1.0).abs()))
+            .map(|(_, name)| *name)
+            .or(quantiles.first().copied()),
+    }
+}
+
 /// A metric that one side lacks.
 fn lacking(cell: &CellFigures, metric: &str, base: Option<&Figure>, why: String) -> Row {
     Row {
@@ -230,23 +286,24 @@ fn lacking(cell: &CellFigures, metric: &str, base: Option<&Figure>, why: String)
 fn row(cell: &CellFigures, metric: &str, base: &Figure, new: &Figure, policy: &dyn Policy) -> Row {
     let (before, after) = (centre(base), centre(new));
     let mut row = Row { base: before, new: after, ..lacking(cell, metric, None, String::new()) };
-    match (base, new) {
-        (Figure::Exact(before), Figure::Exact(after)) => {
-            row.allowed = policy.tolerance(&cell.id, metric);
-            row.quotient = (*before > 0.0).then(|| {
-                let value = after / before;
+    match (base.bounds(), new.bounds()) {
+        (Some((low, high)), Some((_, after))) => {
+            let name = if QUANTILES.contains(&metric) { INSTRUCTIONS } else { metric };
+            row.allowed = policy.tolerance(&cell.id, name);
+            row.quotient = (high > 0.0).then(|| {
+                let value = after / high;
                 Quotient { value, low: Some(value), high: Some(value) }
             });
             // A count that was zero has no share: anything above it is too much.
-            row.verdict = if *after > before * (1.0 + row.allowed) {
+            row.verdict = if after > high * (1.0 + row.allowed) {
                 Verdict::Fail
-            } else if *after < before * (1.0 - row.allowed) {
+            } else if after < low * (1.0 - row.allowed) {
                 Verdict::Better
             } else {
                 Verdict::Pass
             };
         }
-        (Figure::Ratios(_), Figure::Ratios(_)) => row.allowed = policy.min_effect(&cell.id),
+        (None, None) => row.allowed = policy.min_effect(&cell.id),
         _ => row.why = "it is exact on one side and a ratio on the other".to_owned(),
     }
     row
@@ -258,7 +315,7 @@ fn judge_ratios(rows: &mut [Row], base: &Subject, new: &Subject) {
     for (index, row) in rows.iter().enumerate().filter(|(_, row)| row.basis == Basis::Ratio) {
         let side = |subject: &Subject| match subject.cell(&row.cell)?.metrics.get(LATENCY)? {
             Figure::Ratios(ratios) => Some(ratios.clone()),
-            Figure::Exact(_) => None,
+            Figure::Exact(_) | Figure::Range { .. } => None,
         };
         if let Some((base, new)) = side(base).zip(side(new)) {
             let logs = base.iter().zip(&new).map(|(base, new)| (new / base).ln()).collect();
@@ -302,10 +359,10 @@ fn judge_ratios(rows: &mut [Row], base: &Subject, new: &Subject) {
     }
 }
 
-/// The figure as one number: the centre of ratios.
+/// The figure as one number: the centre of ratios, the upper end of a range.
 fn centre(figure: &Figure) -> Option<f64> {
     match figure {
-        Figure::Exact(value) => Some(*value),
+        Figure::Exact(value) | Figure::Range { high: value, .. } => Some(*value),
         Figure::Ratios(ratios) => {
             let logs: Vec<f64> = ratios.iter().map(|ratio| ratio.ln()).collect();
             hodges_lehmann(&logs, 1.0 - ALPHA).map(|centre| centre.value.exp())

@@ -7,12 +7,19 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::CompareError;
+use super::{CompareError, same};
 use crate::record::{Cell, CellStatus, Record, Round};
 use crate::unit::LatencyUnit;
 
-/// Lower quartile of guest instructions: the figure of the lab.
+/// Guest instructions of an operation, the figure of the lab. A subject holds
+/// four quantiles of them, as `instructions.median`; see [`QUANTILES`].
 pub const INSTRUCTIONS: &str = "instructions";
+/// The quantiles of instructions that are kept, the preferred one first. Which
+/// is judged is chosen cell by cell: operations of one cell fall into a few
+/// modes (a slab page is allocated or not), and a quantile that lies between
+/// two of them jumps when something changes that should not matter.
+pub const QUANTILES: [&str; 4] =
+    ["instructions.median", "instructions.p25", "instructions.p75", "instructions.min"];
 /// Ratios of medians to the control's, one per round: the figure of wall time.
 pub const LATENCY: &str = "latency";
 
@@ -91,6 +98,9 @@ pub struct CellFigures {
 pub enum Figure {
     /// The same each time it is measured.
     Exact(f64),
+    /// From lowest to highest over runs that differed in what should not
+    /// matter.
+    Range { low: f64, high: f64 },
     /// Over the control of the same round, one per round.
     Ratios(Vec<f64>),
 }
@@ -106,6 +116,33 @@ impl Subject {
         Ok(Self { identity: identity(record), place: place(record), cells })
     }
 
+    /// One subject of several runs of the same identity: exact figures become
+    /// ranges, rounds of ratios are put together, and what a run lacks is
+    /// missing.
+    pub fn merged(runs: &[&Self]) -> Result<Self, CompareError> {
+        let (first, rest) = runs.split_first().ok_or(CompareError::Empty)?;
+        let mut merged = (*first).clone();
+        for run in rest {
+            same(&merged.identity, &run.identity)?;
+            for cell in &mut merged.cells {
+                let Some(twin) = run.cell(&cell.id) else {
+                    cell.missing = Some("a run of the base does not hold it".into());
+                    cell.metrics.clear();
+                    continue;
+                };
+                if cell.missing.is_none() {
+                    cell.missing.clone_from(&twin.missing);
+                }
+                cell.n_rounds += twin.n_rounds;
+                cell.metrics.retain(|name, _| twin.metrics.contains_key(name));
+                for (name, figure) in &mut cell.metrics {
+                    figure.widen(&twin.metrics[name]);
+                }
+            }
+        }
+        Ok(merged)
+    }
+
     /// The cell called `id`.
     pub fn cell(&self, id: &str) -> Option<&CellFigures> {
         self.cells.iter().find(|cell| cell.id == id)
@@ -113,11 +150,31 @@ impl Subject {
 }
 
 impl Figure {
+    /// Lowest and highest of an exact figure or a range; absent for ratios.
+    pub fn bounds(&self) -> Option<(f64, f64)> {
+        match self {
+            Self::Exact(value) => Some((*value, *value)),
+            Self::Range { low, high } => Some((*low, *high)),
+            Self::Ratios(_) => None,
+        }
+    }
+
+    /// Takes what another run found in.
+    fn widen(&mut self, other: &Self) {
+        if let (Self::Ratios(own), Self::Ratios(more)) = (&mut *self, other) {
+            own.extend(more);
+        } else if let (Some(own), Some(more)) = (self.bounds(), other.bounds()) {
+            let (low, high) = (own.0.min(more.0), own.1.max(more.1));
+            *self = if low == high { Self::Exact(low) } else { Self::Range { low, high } };
+        }
+    }
+
     /// Every number of it is finite, and not negative.
     pub fn is_sound(&self) -> bool {
         let sound = |v: &f64| v.is_finite() && *v >= 0.0;
         match self {
             Self::Exact(v) => sound(v),
+            Self::Range { low, high } => sound(low) && sound(high) && low <= high,
             Self::Ratios(all) => all.iter().all(|v| sound(v) && *v > 0.0),
         }
     }
@@ -194,8 +251,8 @@ fn figures(record: &Record, cell: &Cell) -> CellFigures {
     }
     match record.latency_unit {
         LatencyUnit::Instructions => {
-            if let Some(value) = lower_quartile(&without_probes) {
-                found.metrics.insert(INSTRUCTIONS.into(), Figure::Exact(value));
+            for (name, value) in QUANTILES.into_iter().zip(quantiles(&without_probes)) {
+                found.metrics.insert(name.into(), Figure::Exact(value));
             }
         }
         LatencyUnit::Nanoseconds => {
@@ -221,11 +278,15 @@ fn figures(record: &Record, cell: &Cell) -> CellFigures {
     found
 }
 
-/// The lowest of the rounds' lower quartiles. One round's quartile already
-/// leaves out the operations that met a slab page being allocated; the lowest
-/// of several leaves out a round in which more than three in four did.
-fn lower_quartile(rounds: &[&Round]) -> Option<f64> {
-    rounds.iter().filter_map(|round| round.latency.map(|l| l.p25)).min().map(|v| v as f64)
+/// Of each of [`QUANTILES`] the lowest over the rounds; empty without samples.
+fn quantiles(rounds: &[&Round]) -> Vec<f64> {
+    let summaries: Vec<_> = rounds.iter().filter_map(|round| round.latency).collect();
+    let lowest = |part: fn(&crate::record::Summary) -> u64| summaries.iter().map(part).min();
+    [lowest(|l| l.median), lowest(|l| l.p25), lowest(|l| l.p75), lowest(|l| l.min)]
+        .into_iter()
+        .flatten()
+        .map(|v| v as f64)
+        .collect()
 }
 
 /// Median over the control's median in each round that both have.

@@ -25,7 +25,9 @@ fn scaled(n: u32, backend: &str, factor: f64) -> Record {
                 let noise = 1.0 + f64::from((number * 7 + position as u32 * 3) % 5) / 250.0;
                 if let Some(latency) = &mut round.latency {
                     latency.median = (latency.median as f64 * factor * noise) as u64;
-                    latency.p25 = (latency.p25 as f64 * factor) as u64;
+                    for quantile in [&mut latency.p25, &mut latency.p75, &mut latency.min] {
+                        *quantile = (*quantile as f64 * factor) as u64;
+                    }
                 }
                 round
             })
@@ -105,6 +107,53 @@ fn lab_figures_are_compared_exactly() {
     assert_eq!(verdict(1.004), Verdict::Pass);
     assert_eq!(verdict(1.01), Verdict::Fail);
     assert_eq!(verdict(0.9), Verdict::Pass);
+}
+
+/// A lab subject whose cells have these quantiles: median, p25, p75, min.
+fn quantiles(values: [f64; 4]) -> Subject {
+    let mut subject = Subject::of(&lab(1.0)).expect("figures");
+    for cell in subject.cells.iter_mut().filter(|cell| !cell.metrics.is_empty()) {
+        cell.metrics = QUANTILES
+            .iter()
+            .zip(values)
+            .map(|(name, value)| ((*name).to_owned(), Figure::Exact(value)))
+            .collect();
+    }
+    subject
+}
+
+#[test]
+fn a_quantile_that_jumps_between_modes_alone_does_not_fail() {
+    let base = quantiles([230e3, 190e3, 240e3, 188e3]);
+    let verdict = |values| {
+        compare_subjects(&base, &quantiles(values), &POLICY).expect("comparable").verdict()
+    };
+    assert_eq!(verdict([230e3, 226e3, 240e3, 188e3]), Verdict::Pass);
+    assert_eq!(verdict([236e3, 197e3, 246e3, 192e3]), Verdict::Fail, "all of them rose");
+}
+
+#[test]
+fn base_of_several_runs_is_judged_by_the_quantile_that_moved_least() {
+    let runs =
+        [quantiles([230e3, 190e3, 240_000.0, 188e3]), quantiles([236e3, 226e3, 240_100.0, 195e3])];
+    let base = Subject::merged(&runs.iter().collect::<Vec<_>>()).expect("one identity");
+    let rows =
+        |values| compare_subjects(&base, &quantiles(values), &POLICY).expect("comparable").rows;
+    let jumped = rows([250e3, 250e3, 240_050.0, 250e3]);
+    assert!(jumped.iter().all(|row| row.metric == "instructions.p75"));
+    assert!(jumped.iter().all(|row| row.verdict == Verdict::Pass));
+    let slower = rows([230e3, 190e3, 242_500.0, 188e3]);
+    assert!(slower.iter().all(|row| row.verdict == Verdict::Fail));
+    let faster = rows([230e3, 190e3, 238_000.0, 188e3]);
+    assert!(faster.iter().all(|row| row.verdict == Verdict::Better));
+}
+
+#[test]
+fn runs_of_another_seed_or_none_make_no_base() {
+    let (one, mut other) = (quantiles([1.0; 4]), quantiles([1.0; 4]));
+    other.identity.seed += 1;
+    assert!(matches!(Subject::merged(&[&one, &other]), Err(CompareError::Different { .. })));
+    assert!(matches!(Subject::merged(&[]), Err(CompareError::Empty)));
 }
 
 #[test]

@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::GateError;
-use crate::compare::{CellFigures, Comparison, Figure, Identity, Place, Subject, Verdict};
+use crate::compare::{
+    CellFigures, Comparison, Figure, INSTRUCTIONS, Identity, Place, QUANTILES, Subject, Verdict,
+};
 
 /// The version of the format that this program writes and reads.
 const FORMAT: u32 = 1;
@@ -127,7 +129,10 @@ impl Baseline {
         }
         let mut n = 0;
         for row in comparison.of(Verdict::Fail) {
-            let named = row.metric == metric || format!("{} {}", row.cell, row.metric) == metric;
+            let quantile = metric == INSTRUCTIONS && QUANTILES.contains(&row.metric.as_str());
+            let named = quantile
+                || row.metric == metric
+                || format!("{} {}", row.cell, row.metric) == metric;
             let found = new.cell(&row.cell).and_then(|cell| cell.metrics.get(&row.metric));
             let own = self.subject.cells.iter_mut().find(|cell| cell.id == row.cell);
             let own = own.and_then(|cell| cell.metrics.get_mut(&row.metric));

@@ -7,12 +7,14 @@
 
 use std::collections::BTreeMap;
 
+use rand::SeedableRng as _;
+use rand::seq::SliceRandom as _;
+use rand_pcg::Pcg64Mcg;
 use serde::{Deserialize, Serialize};
 
-use crate::compare::{
-    Comparison, Figure, INSTRUCTIONS, Policy, Subject, Verdict, compare_subjects,
-};
+use crate::compare::{Comparison, Figure, Policy, QUANTILES, Subject, Verdict, compare_subjects};
 use crate::stats::proportion::{Proportion, proportion};
+use crate::stats::signed_rank::hodges_lehmann;
 
 /// What a run of the selftest was.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -35,15 +37,34 @@ pub struct Injection {
     pub target: String,
 }
 
-/// How the runs were paired.
+/// How bases and new runs were taken from the A/A runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pairing {
-    /// Each run against each earlier one: many comparisons of few runs, which
-    /// are not independent.
-    All,
+    /// So many runs drawn for a base and one of the rest for new, again and
+    /// again: many comparisons of few runs, which are not independent.
+    Drawn { base_runs: usize },
     /// The first against the second, the third against the fourth.
     Disjoint,
+}
+
+/// `n` draws of `base_runs` of `runs` for a base, and one other for new. With
+/// too few runs there are none.
+pub fn draws(runs: usize, base_runs: usize, n: usize, seed: u64) -> Vec<(Vec<usize>, usize)> {
+    if base_runs == 0 || runs <= base_runs {
+        return Vec::new();
+    }
+    let mut rng = Pcg64Mcg::seed_from_u64(seed);
+    let mut order: Vec<usize> = (0..runs).collect();
+    (0..n)
+        .map(|k| {
+            order.shuffle(&mut rng);
+            // Each run is the new one about equally often.
+            let new = k % runs;
+            let base = order.iter().copied().filter(|run| *run != new).take(base_runs);
+            (base.collect(), new)
+        })
+        .collect()
 }
 
 /// One comparison of the selftest.
@@ -151,36 +172,49 @@ fn rise(comparison: &Comparison, target: &str) -> f64 {
     rises.fold(0.0, f64::max)
 }
 
-/// The largest relative spread of each metric over `runs`.
+/// The largest relative spread of each metric over `runs`, and of the quantile
+/// of instructions that would be chosen in each cell.
 pub fn spreads(runs: &[&Subject]) -> BTreeMap<String, (f64, String)> {
     let mut found: BTreeMap<String, (f64, String)> = BTreeMap::new();
     let Some(first) = runs.first() else { return found };
-    for (cell, metric) in first.cells.iter().flat_map(|c| c.metrics.keys().map(move |m| (c, m))) {
-        let figures: Vec<f64> = runs
-            .iter()
-            .filter_map(|run| match run.cell(&cell.id)?.metrics.get(metric)? {
-                Figure::Exact(value) => Some(*value),
-                Figure::Ratios(ratios) => {
-                    crate::stats::signed_rank::hodges_lehmann(ratios, 0.95).map(|c| c.value)
-                }
-            })
-            .collect();
-        let low = figures.iter().copied().fold(f64::INFINITY, f64::min);
-        let high = figures.iter().copied().fold(0.0, f64::max);
-        let spread = if low > 0.0 {
-            high / low - 1.0
-        } else if high > 0.0 {
-            f64::INFINITY
-        } else {
-            0.0
-        };
-        let name = if metric == INSTRUCTIONS { INSTRUCTIONS } else { metric };
-        let widest = found.entry(name.to_owned()).or_insert((0.0, cell.id.clone()));
+    let mut widen = |name: &str, spread: f64, cell: &str| {
+        let widest = found.entry(name.to_owned()).or_insert((0.0, cell.to_owned()));
         if spread > widest.0 {
-            *widest = (spread, cell.id.clone());
+            *widest = (spread, cell.to_owned());
+        }
+    };
+    for cell in &first.cells {
+        let mut least: Option<f64> = None;
+        for metric in cell.metrics.keys() {
+            let spread = spread(runs, &cell.id, metric);
+            widen(metric, spread, &cell.id);
+            if QUANTILES.contains(&metric.as_str()) {
+                least = Some(least.map_or(spread, |l| l.min(spread)));
+            }
+        }
+        if let Some(least) = least {
+            widen("instructions, the quantile chosen", least, &cell.id);
         }
     }
     found
+}
+
+/// (highest − lowest) over lowest.
+fn spread(runs: &[&Subject], cell: &str, metric: &str) -> f64 {
+    let figures: Vec<f64> = runs
+        .iter()
+        .filter_map(|run| match run.cell(cell)?.metrics.get(metric)? {
+            Figure::Ratios(ratios) => hodges_lehmann(ratios, 0.95).map(|c| c.value),
+            figure => figure.bounds().map(|(_, high)| high),
+        })
+        .collect();
+    let low = figures.iter().copied().fold(f64::INFINITY, f64::min);
+    let high = figures.iter().copied().fold(0.0, f64::max);
+    match (low > 0.0, high > 0.0) {
+        (true, _) => high / low - 1.0,
+        (false, true) => f64::INFINITY,
+        (false, false) => 0.0,
+    }
 }
 
 #[cfg(test)]
@@ -219,7 +253,7 @@ mod tests {
         let report = Report {
             scenario: "s".into(),
             place: "lab".into(),
-            pairing: Pairing::All,
+            pairing: Pairing::Drawn { base_runs: 1 },
             n_runs: 2,
             outcomes,
             verdict_ms: 0,
@@ -231,6 +265,14 @@ mod tests {
         assert_eq!((power[0].2.successes, power[0].2.trials), (1, 1));
         assert!((power[0].1 - 0.1).abs() < 1e-9);
         assert_eq!(power[1].2.successes, 0, "an alarm elsewhere is not a find");
+    }
+
+    #[test]
+    fn a_run_is_never_its_own_base() {
+        let all = draws(5, 3, 50, 1);
+        assert_eq!(all.len(), 50);
+        assert!(all.iter().all(|(base, new)| base.len() == 3 && !base.contains(new)));
+        assert_eq!(draws(3, 3, 50, 1), []);
     }
 
     #[test]

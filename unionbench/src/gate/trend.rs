@@ -67,7 +67,7 @@ fn change(series: &[(&Subject, f64)], cell: &str, metric: &str) -> Option<Change
 
 fn single(figure: &Figure) -> Option<f64> {
     match figure {
-        Figure::Exact(value) => Some(*value),
+        Figure::Exact(value) | Figure::Range { high: value, .. } => Some(*value),
         Figure::Ratios(ratios) => hodges_lehmann(ratios, 0.95).map(|centre| centre.value),
     }
 }

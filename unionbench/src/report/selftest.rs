@@ -10,8 +10,10 @@ use crate::stats::proportion::Proportion;
 pub fn selftest_text(report: &SelftestReport) -> String {
     let mut text = format!("gate selftest of {} ({})\n", report.scenario, report.place);
     let pairs = match report.pairing {
-        Pairing::All => "every pair of runs: not independent",
-        Pairing::Disjoint => "pairs of their own",
+        Pairing::Drawn { base_runs } => {
+            format!("bases of {base_runs} runs drawn from them: not independent")
+        }
+        Pairing::Disjoint => "pairs of their own".to_owned(),
     };
     let mut line = |content: String| {
         text += &content;
@@ -144,7 +146,7 @@ mod tests {
         SelftestReport {
             scenario: "s<1>".into(),
             place: "lab".into(),
-            pairing: Pairing::All,
+            pairing: Pairing::Drawn { base_runs: 2 },
             n_runs: 3,
             outcomes: vec![
                 outcome(same.clone(), false, 0.0),
