@@ -30,7 +30,8 @@ fn folder() -> tempfile::TempDir {
         let mut cell = cell.clone();
         cell.id = format!("{} {number}", cell.id);
         cell.phase = format!("phase-{}", number / 10);
-        cell.params.insert("stack.layers".into(), unionbench::record::ParamValue::Integer(number % 10));
+        cell.params
+            .insert("stack.layers".into(), unionbench::record::ParamValue::Integer(number % 10));
         cell.rounds.clear();
         for round in 0..ROUNDS {
             let mut drawn: Vec<u64> = (0..SAMPLES_PER_ROUND)
