@@ -35,7 +35,7 @@ pub struct Args {
     #[arg(long, default_value_t = 16)]
     runs: u32,
     /// Runs that a base is made of, drawn from the others; 0 compares pairs of
-    /// their own, as is usual natively [default: 6 in the lab, 0 else]
+    /// their own, as is usual natively [default: 10 in the lab, 0 else]
     #[arg(long)]
     base_runs: Option<usize>,
     /// Comparisons to draw
@@ -157,7 +157,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         fs::remove_file(&bench.padded).context("cannot remove the padded program")?;
     }
     let Measured { same, injected, walls } = measured?;
-    let base_runs = args.base_runs.unwrap_or(if args.lab { 6 } else { 0 });
+    let base_runs = args.base_runs.unwrap_or(if args.lab { 10 } else { 0 });
     let pairing = match base_runs {
         0 => Pairing::Disjoint,
         base_runs => Pairing::Drawn { base_runs },
