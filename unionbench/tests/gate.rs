@@ -151,11 +151,17 @@ fn nothing_that_cannot_be_judged_passes() {
         r.cells.retain(|c| !(c.backend == "overlayfs" && c.phase == "delete"));
     });
     judge("invalid", 4, "lost", &|r| {
-        for cell in r.cells.iter_mut().filter(|c| c.backend == "overlayfs") {
+        let lost =
+            |c: &&mut unionbench::record::Cell| c.backend == "overlayfs" && c.phase == "delete";
+        for cell in r.cells.iter_mut().filter(lost) {
             cell.status =
                 unionbench::record::CellStatus::Invalid { reason: "7 events were lost".into() };
         }
-        r.cells[0].status = unionbench::record::CellStatus::Ok;
+    });
+    judge("all-invalid", 1, "no cell of it", &|r| {
+        for cell in &mut r.cells {
+            cell.status = unionbench::record::CellStatus::Failed { reason: "no mount".into() };
+        }
     });
     judge("newer", 1, "use a newer unionbench", &|r| r.schema += 1);
     let empty = place.path("empty");
