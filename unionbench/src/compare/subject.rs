@@ -315,6 +315,26 @@ const FIXED_CALLS: [&str; 7] = [
     "ext4_fsync",
 ];
 
+/// A counter that is the same each time. Samples never are. Natively neither is
+/// what writeback and other users of the page cache do, nor the futexes of the
+/// driver's threads (system calls without a name of their own).
+fn is_exact(name: &str, unit: LatencyUnit) -> bool {
+    if matches!(name, "samples" | "user_samples") {
+        return false;
+    }
+    if unit == LatencyUnit::Instructions {
+        return true;
+    }
+    let named_call = name
+        .strip_prefix("syscalls.")
+        .is_some_and(|call| !call.starts_with(|c: char| c.is_ascii_digit()) && call != "futex");
+    let counted_by_the_union = ["copy_ups", "fsyncs", "whiteouts", "layer_visits", "lookup."]
+        .iter()
+        .any(|p| name.starts_with(p));
+    let in_the_upper = name.starts_with("upper.") && name != "upper.blocks";
+    named_call || counted_by_the_union || in_the_upper
+}
+
 /// Counts per operation over the rounds with probes, and how often kernel
 /// operations happened: in the lab all of them, natively [`FIXED_CALLS`].
 fn counters(record: &Record, cell: &Cell) -> BTreeMap<String, f64> {
@@ -322,7 +342,8 @@ fn counters(record: &Record, cell: &Cell) -> BTreeMap<String, f64> {
     let n_ops: u64 = probed.iter().map(|round| round.n_ops).sum();
     let mut sums: BTreeMap<String, u64> = BTreeMap::new();
     for round in &probed {
-        for counter in &round.counters {
+        let exact = |name: &str| is_exact(name, record.latency_unit);
+        for counter in round.counters.iter().filter(|counter| exact(&counter.name)) {
             *sums.entry(counter.name.clone()).or_default() += counter.value;
         }
         for histogram in &round.kernel {

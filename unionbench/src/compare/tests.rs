@@ -187,6 +187,22 @@ fn count_that_was_zero_may_not_rise() {
 }
 
 #[test]
+fn what_is_never_twice_the_same_is_not_compared() {
+    let with = |value| {
+        let mut record = record(12);
+        for round in record.cells.iter_mut().flat_map(|c| &mut c.rounds).filter(|r| r.probes) {
+            for name in ["samples", "user_samples", "syscalls.202", "page_cache_added"] {
+                let engine = "tracepoint".to_owned();
+                round.counters.push(Counter { name: name.into(), engine, value });
+            }
+        }
+        record
+    };
+    let comparison = compare(&with(1), &with(50), &POLICY).expect("comparable");
+    assert_eq!(comparison.verdict(), Verdict::Pass, "{comparison}");
+}
+
+#[test]
 fn missing_cell_or_metric_is_inconclusive_with_its_reason() {
     let base = record(12);
     let mut new = record(12);
