@@ -1,7 +1,7 @@
 //! The control: the merged tree as one plain directory, nothing mounted.
 
 use super::{Backend, BackendError, Call, Request, Union};
-use crate::plan::BackendPlan;
+use crate::plan::{Action, BackendPlan, StackPlan, WholeVerb};
 use crate::record::Availability;
 
 pub(super) struct Bare;
@@ -13,6 +13,15 @@ impl Backend for Bare {
 
     fn options(&self, _: &BackendPlan, _: bool) -> Vec<String> {
         Vec::new()
+    }
+
+    fn supports(&self, _: &StackPlan, action: &Action) -> Availability {
+        let reason = match action {
+            Action::Whole(WholeVerb::Commit { .. }) => "a plain tree has no upper layer to commit",
+            Action::Whole(WholeVerb::IdmapStart { .. }) => "a plain tree has no layers to map",
+            _ => return Availability::Ok,
+        };
+        Availability::Unsupported { reason: reason.to_owned() }
     }
 
     fn calls(&self, _: &Request<'_>) -> Result<Vec<Call>, BackendError> {

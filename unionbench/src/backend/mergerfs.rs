@@ -34,7 +34,12 @@ impl Backend for Mergerfs {
 
     fn supports(&self, stack: &StackPlan, action: &Action) -> Availability {
         let reason = match action {
-            Action::FirstWrite { .. } | Action::Delete { .. } => {
+            Action::FirstWrite { .. }
+            | Action::Delete { .. }
+            | Action::Fsync { .. }
+            | Action::Recursive { .. }
+            | Action::RenameDirectory { .. }
+            | Action::Whole(_) => {
                 "mergerfs copies nothing up: files of a lower layer cannot be changed"
             }
             _ if stack.whiteouts_per_layer > 0 || stack.opaque_dirs_per_layer > 0 => {

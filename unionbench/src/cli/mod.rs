@@ -17,6 +17,7 @@ mod gate;
 mod gate_selftest;
 mod gate_top_up;
 mod image;
+mod image_study;
 mod keep;
 pub mod lab;
 pub mod lab_selftest;

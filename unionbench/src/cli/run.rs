@@ -13,15 +13,18 @@ use sha2::{Digest as _, Sha256};
 
 use super::dry_run;
 use super::exit::Failure;
+use super::image;
+use super::image_study;
 use super::lab::GuestArgs;
 use super::progress::Bar;
 use super::run_lab;
 use crate::lab;
 use crate::plan::{self, Choices, Plan};
+use crate::record::ScenarioText;
 use crate::record::{Availability, CellStatus, EngineStatus, Program, Record};
 use crate::report::{self, Analysis, Appearance};
 use crate::run::{self, Blind, Context, Observer, Probes, SampleSink, Scratch};
-use crate::scenario;
+use crate::scenario::{self, Scenario};
 use crate::store::Writer;
 use crate::sys::namespace;
 use crate::sys::process::descendants;
@@ -29,8 +32,12 @@ use crate::unit::LatencyUnit;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Scenario file
-    scenario: PathBuf,
+    /// Scenario file; with --image it may be left out
+    #[arg(required_unless_present = "image")]
+    scenario: Option<PathBuf>,
+    /// Takes the layers of an image; without a scenario, a study of it is made
+    #[arg(long, value_name = "IMAGE")]
+    image: Option<String>,
     /// Changes a key of the scenario, as in --set stack.layers=8
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -83,8 +90,7 @@ pub(super) enum Format {
 }
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let (scenario, text) =
-        scenario::load(&args.scenario, &args.set).map_err(|e| Failure::Usage(with_causes(&e)))?;
+    let (scenario, text) = load(args)?;
     let choices = Choices {
         backends: args.backends.clone(),
         rounds: args.rounds,
@@ -99,6 +105,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if args.keep {
         can_be_kept(&plan)?;
     }
+    if args.lab && plan.stacks.iter().any(|stack| stack.image.is_some()) {
+        let message = "cannot take an image into the lab: the guest has no files of this machine";
+        return Err(Failure::Usage(message.to_owned()).into());
+    }
     if args.lab {
         return run_in_lab(args, &plan, &text);
     }
@@ -108,6 +118,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let (record, folder) = measure(args, &plan, text, writer)?;
     report::write_all(&record, &folder)?;
     print_result(args, &record, &folder)?;
+    if args.scenario.is_none() && args.format == Format::Human {
+        println!("\n{}", image_study::findings(&Analysis::of(&record)?).trim_end());
+    }
     verdict(&record)
 }
 
@@ -122,6 +135,26 @@ fn can_be_kept(plan: &Plan) -> Result<(), Failure> {
         ));
     }
     Ok(())
+}
+
+/// The scenario of the command line: a file, or the study of an image.
+fn load(args: &Args) -> anyhow::Result<(Scenario, ScenarioText)> {
+    let usage = |error: scenario::ScenarioError| Failure::Usage(with_causes(&error));
+    let mut changes = args.set.clone();
+    match (&args.scenario, &args.image) {
+        (Some(path), image) => {
+            if let Some(image) = image {
+                changes.push(format!("stack.image={image:?}"));
+            }
+            Ok(scenario::load(path, &changes).map_err(usage)?)
+        }
+        (None, image) => {
+            let reference = image.as_deref().unwrap_or_default();
+            let text = image_study::scenario(reference, &image::open(reference, None)?);
+            let name = Path::new("image-study.toml");
+            Ok(scenario::parse(name, text.as_bytes(), &changes).map_err(usage)?)
+        }
+    }
 }
 
 /// Runs the scenario in a guest of each kernel; what fails in any is told.

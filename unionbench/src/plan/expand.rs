@@ -5,6 +5,8 @@
 //! setup of its own, and its value becomes a coordinate of every phase there:
 //! a readdir behind a delete is another cell for each number of deletes.
 
+use super::verbs;
+use super::words::{backing_kind, layer_choice, trigger_name, trigger_plan};
 use super::{
     Action, Amount, BackendPlan, BackingKind, BackingPlan, Cache, FileChoice, GroupPlan, ImagePlan,
     Keys, LayerChoice, PhasePlan, Plan, Setup, SizePlan, StackPlan, StepPlan, Trigger,
@@ -104,7 +106,10 @@ fn in_cell(phase: &PhasePlan, backend: &BackendPlan, stack: &StackPlan) -> Phase
     let cell_id = format!("{}/{}/{}", backend.name, listed.join(","), phase.name);
     let of_image = stack.image.is_some() && phase.action != Action::LookupMissing;
     let amount = match phase.amount {
-        EVERYTHING if of_image => Amount::All,
+        EVERYTHING if let Action::Whole(verb) = &phase.action => {
+            Amount::Count(verbs::default_count(*verb))
+        }
+        EVERYTHING if of_image || verbs::counts_when_made_ready(&phase.action) => Amount::All,
         EVERYTHING => Amount::Count(n_there(&phase.action, stack)),
         amount => amount,
     };
@@ -127,8 +132,11 @@ fn n_there(action: &Action, stack: &StackPlan) -> u64 {
     match action {
         Action::LookupMissing => DEFAULT_MISSING,
         Action::Lookup { layer } | Action::Delete { layer } => in_layer(*layer),
-        Action::FirstWrite { files: FileChoice::Layer(layer), .. } => in_layer(*layer),
-        Action::FirstWrite { files: FileChoice::Group(name), .. } => {
+        Action::FirstWrite { files, .. } | Action::Fsync { files } | Action::Read { files } => {
+            let name = match files {
+                FileChoice::Layer(layer) => return in_layer(*layer),
+                FileChoice::Group(name) => name,
+            };
             let group = stack.groups.iter().find(|g| g.name == *name);
             group.map_or(0, |g| u64::from(g.count))
         }
@@ -138,11 +146,20 @@ fn n_there(action: &Action, stack: &StackPlan) -> u64 {
             let opaque = u64::from(stack.opaque_dirs_per_layer) * (n_layers - 1);
             trees * nested + opaque + stack.groups.len() as u64
         }
+        // Counted when names are chosen; see `in_cell`.
+        Action::Walk
+        | Action::Recursive { .. }
+        | Action::RenameDirectory { .. }
+        | Action::Whole(_) => 0,
     }
 }
 
 /// Values of a key with their coordinates: none if it is not a list.
-fn axis<T: Clone>(key: &str, many: &Many<T>, value: impl Fn(&T) -> ParamValue) -> Vec<(T, Params)> {
+pub(super) fn axis<T: Clone>(
+    key: &str,
+    many: &Many<T>,
+    value: impl Fn(&T) -> ParamValue,
+) -> Vec<(T, Params)> {
     let coordinate = |v: &T| match many.is_axis {
         true => Params::from([(key.to_owned(), value(v))]),
         false => Params::new(),
@@ -181,7 +198,7 @@ fn bytes(v: &Bytes) -> ParamValue {
     ParamValue::Integer(v.0)
 }
 
-fn text(v: &impl ToString) -> ParamValue {
+pub(super) fn text(v: &impl ToString) -> ParamValue {
     ParamValue::Text(v.to_string())
 }
 
@@ -348,12 +365,17 @@ fn phases(phase: &scenario::Phase) -> Vec<(PhasePlan, Params)> {
         name: phase.name.clone(),
         params: Params::new(),
         action: Action::Readdir,
+        volume: None,
         amount: EVERYTHING,
         threads: 1,
         cache: Cache::Cold,
         keys: Keys::Permutation,
     };
     let mut all = cross(vec![(base, Params::new())], &actions(phase), |p, v| p.action = v);
+    if let Some(volumes) = &phase.volume {
+        let volumes = axis(&key("volume"), volumes, |v| verbs::volume_name(*v));
+        all = cross(all, &volumes, |p, v| p.volume = verbs::volume(v));
+    }
     if let Some(count) = &phase.count {
         let counts = axis(&key("count"), count, |c| ParamValue::Integer(*c));
         all = cross(all, &counts, |p, v| p.amount = Amount::Count(v));
@@ -393,75 +415,64 @@ fn actions(phase: &scenario::Phase) -> Vec<(Action, Params)> {
     };
     match phase.workload {
         Workload::Readdir => vec![(Action::Readdir, Params::new())],
+        Workload::Walk => vec![(Action::Walk, Params::new())],
         Workload::Lookup if phase.missing == Some(true) => {
             vec![(Action::LookupMissing, Params::new())]
         }
         Workload::Lookup => of_layers(|layer| Action::Lookup { layer }),
         Workload::Delete => of_layers(|layer| Action::Delete { layer }),
         Workload::FirstWrite => {
-            let write = scenario::Trigger::Write;
-            let triggers = phase.trigger.clone().unwrap_or(Many::one(write));
-            let none = (Action::Readdir, Params::new());
-            let files = phase.files.iter().flat_map(|f| axis(&key("files"), f, text));
-            let files: Vec<_> = files.collect();
-            let triggers = axis(&key("trigger"), &triggers, |t| text(&trigger_name(*t)));
-            let all = cross(vec![none], &files, |action, files| {
-                let files = match files {
-                    scenario::Files::Group(name) => FileChoice::Group(name),
-                    scenario::Files::Layer(layer) => FileChoice::Layer(layer_choice(layer)),
-                };
-                *action = Action::FirstWrite { trigger: Trigger::Write, files };
-            });
-            cross(all, &triggers, |action, wanted| {
-                if let Action::FirstWrite { trigger, .. } = action {
-                    *trigger = trigger_plan(wanted);
-                }
-            })
+            let first_write = |files, trigger| Action::FirstWrite { trigger, files };
+            with_trigger(phase, scenario::Trigger::Write, &choices(phase), first_write)
         }
+        Workload::Recursive => {
+            let all = [((), Params::new())];
+            let recursive = |(), trigger| Action::Recursive { trigger };
+            with_trigger(phase, scenario::Trigger::Chown, &all, recursive)
+        }
+        Workload::Fsync => of_files(phase, |files| Action::Fsync { files }),
+        Workload::Read => of_files(phase, |files| Action::Read { files }),
+        Workload::RenameDirectory => {
+            vec![(Action::RenameDirectory { copies: false }, Params::new())]
+        }
+        Workload::MoveTree => vec![(Action::RenameDirectory { copies: true }, Params::new())],
+        Workload::MountStorm
+        | Workload::UnmountDirty
+        | Workload::IdmapStart
+        | Workload::SharedPages
+        | Workload::Commit
+        | Workload::Container => verbs::whole(phase),
     }
 }
 
-fn layer_choice(layer: scenario::Layer) -> LayerChoice {
-    match layer {
-        scenario::Layer::Top => LayerChoice::Top,
-        scenario::Layer::Bottom => LayerChoice::Bottom,
-        scenario::Layer::Any => LayerChoice::Any,
-        scenario::Layer::Index(i) => LayerChoice::Index(i),
-    }
+/// The files a phase takes, with their coordinates.
+fn choices(phase: &scenario::Phase) -> Vec<(FileChoice, Params)> {
+    let key = format!("{}.files", phase.name);
+    let all = phase.files.iter().flat_map(|files| axis(&key, files, text));
+    let choice = |(files, at)| match files {
+        scenario::Files::Group(name) => (FileChoice::Group(name), at),
+        scenario::Files::Layer(layer) => (FileChoice::Layer(layer_choice(layer)), at),
+    };
+    all.map(choice).collect()
 }
 
-fn backing_kind(fs: scenario::FileSystem) -> BackingKind {
-    match fs {
-        scenario::FileSystem::Tmpfs => BackingKind::Tmpfs,
-        scenario::FileSystem::Ext4 => BackingKind::Ext4,
-        scenario::FileSystem::Xfs => BackingKind::Xfs,
-        scenario::FileSystem::Btrfs => BackingKind::Btrfs,
-        scenario::FileSystem::Dir => BackingKind::Dir,
-    }
+fn of_files(phase: &scenario::Phase, make: fn(FileChoice) -> Action) -> Vec<(Action, Params)> {
+    choices(phase).into_iter().map(|(files, at)| (make(files), at)).collect()
 }
 
-fn trigger_plan(trigger: scenario::Trigger) -> Trigger {
-    match trigger {
-        scenario::Trigger::Write => Trigger::Write,
-        scenario::Trigger::Chmod => Trigger::Chmod,
-        scenario::Trigger::Chown => Trigger::Chown,
-        scenario::Trigger::Truncate => Trigger::Truncate,
-        scenario::Trigger::Link => Trigger::Link,
-        scenario::Trigger::Rename => Trigger::Rename,
-        scenario::Trigger::Setxattr => Trigger::Setxattr,
-    }
-}
-
-fn trigger_name(trigger: scenario::Trigger) -> &'static str {
-    match trigger {
-        scenario::Trigger::Write => "write",
-        scenario::Trigger::Chmod => "chmod",
-        scenario::Trigger::Chown => "chown",
-        scenario::Trigger::Truncate => "truncate",
-        scenario::Trigger::Link => "link",
-        scenario::Trigger::Rename => "rename",
-        scenario::Trigger::Setxattr => "setxattr",
-    }
+fn with_trigger<T: Clone>(
+    phase: &scenario::Phase,
+    default: scenario::Trigger,
+    items: &[(T, Params)],
+    make: impl Fn(T, Trigger) -> Action,
+) -> Vec<(Action, Params)> {
+    let triggers = phase.trigger.clone().unwrap_or(Many::one(default));
+    let triggers = axis(&format!("{}.trigger", phase.name), &triggers, |t| text(&trigger_name(*t)));
+    let items = items.iter().cloned().map(|(item, at)| ((item, default), at)).collect();
+    cross(items, &triggers, |pair, trigger| pair.1 = trigger)
+        .into_iter()
+        .map(|((item, trigger), at)| (make(item, trigger_plan(trigger)), at))
+        .collect()
 }
 
 #[cfg(test)]

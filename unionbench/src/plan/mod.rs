@@ -5,6 +5,8 @@
 //! these types and never the scenario.
 
 mod expand;
+mod verbs;
+mod words;
 
 use std::collections::BTreeMap;
 
@@ -190,6 +192,8 @@ pub struct PhasePlan {
     /// Coordinates of stack and phase (not those of the backend).
     pub params: Params,
     pub action: Action,
+    /// The group's files lie outside the union.
+    pub volume: Option<Volume>,
     /// Operations, all threads together.
     pub amount: Amount,
     pub threads: u32,
@@ -211,6 +215,77 @@ pub enum Action {
     /// Reads the whole of each merged directory: `open`, `getdents64` to its
     /// end, `close` is one operation.
     Readdir,
+    /// The same and a `statx` of each entry.
+    Walk,
+    /// `chown` or `chmod` of every object of the merged tree, parents first.
+    Recursive { trigger: Trigger },
+    /// `rename` of each directory that has no directory above it but the root;
+    /// as `mv` does it, with a copy where the union answers EXDEV.
+    RenameDirectory { copies: bool },
+    /// Writes a page into files, with `fsync`.
+    Fsync { files: FileChoice },
+    /// Reads files from their beginning to their end.
+    Read { files: FileChoice },
+    /// What mounts unions, or looks below the mounted one.
+    Whole(WholeVerb),
+}
+
+/// A verb whose operation is about a union as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WholeVerb {
+    MountStorm,
+    UnmountDirty,
+    IdmapStart {
+        /// Mounts whose ids are mapped, instead of a `chown` of everything.
+        mapped: bool,
+    },
+    SharedPages,
+    Commit {
+        /// From the upper layer alone, instead of comparing two trees.
+        native: bool,
+    },
+    Container(Stage),
+}
+
+/// Part of a container's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Makes the init layer and the writable one, and mounts.
+    Start,
+    /// Reads what an image's start reads and writes what it writes.
+    Run,
+    /// Makes a layer of the writable one; the init layer is left out.
+    Commit,
+    /// Unmounts and deletes.
+    Remove,
+}
+
+/// Where the files of a group lie while a phase uses them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Volume {
+    Bind,
+    BindReadOnly,
+    BindFile,
+    Managed,
+    Shared,
+    DataPacked,
+}
+
+impl Volume {
+    /// The name in records.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bind => "bind",
+            Self::BindReadOnly => "bind-read-only",
+            Self::BindFile => "bind-file",
+            Self::Managed => "managed",
+            Self::Shared => "shared",
+            Self::DataPacked => "data-packed",
+        }
+    }
 }
 
 /// Which files a first write takes.

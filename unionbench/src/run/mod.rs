@@ -15,6 +15,8 @@ mod probes;
 pub mod scratch;
 mod step;
 mod upper;
+mod volume;
+mod whole;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -8,9 +8,9 @@ use sha2::{Digest as _, Sha256};
 
 use super::cells::Cells;
 use super::observe::Observations;
-use super::{Context, RunError, Site, backend_of, chain, has_blocks, upper};
+use super::{Context, RunError, Site, backend_of, chain, has_blocks, upper, volume, whole};
 use crate::backend::{Backend, BackendError, Call, OWN_PROGRAM, Request, Union, Usage};
-use crate::plan::{BackendPlan, Cache, PhasePlan, Plan, Setup, StepPlan};
+use crate::plan::{Action, Amount, BackendPlan, Cache, PhasePlan, Plan, Setup, StepPlan};
 use crate::record::{Counter, Round};
 use crate::stack::{self, Whiteout};
 use crate::stats;
@@ -19,12 +19,12 @@ use crate::sys::caches::{Drop, drop_caches};
 use crate::workload::{self, Gate, Outcome, Prepared, WorkloadError};
 
 /// The folders of one step, removed when it ends.
-struct Folders {
-    base: PathBuf,
-    upper: PathBuf,
+pub(super) struct Folders {
+    pub base: PathBuf,
+    pub upper: PathBuf,
     work: PathBuf,
     target: PathBuf,
-    flat: PathBuf,
+    pub flat: PathBuf,
 }
 
 impl Folders {
@@ -124,14 +124,14 @@ enum Failure {
     Unsupported(String),
 }
 
-struct Step<'a> {
-    plan: &'a Plan,
+pub(super) struct Step<'a> {
+    pub plan: &'a Plan,
     planned: StepPlan,
     position: usize,
-    setup: &'a Setup,
-    site: &'a Site,
-    backend: &'a dyn Backend,
-    folders: &'a Folders,
+    pub setup: &'a Setup,
+    pub site: &'a Site,
+    pub backend: &'a dyn Backend,
+    pub folders: &'a Folders,
 }
 
 impl Step<'_> {
@@ -197,6 +197,15 @@ impl Step<'_> {
     }
 
     fn mount(&self, control: bool, context: &Context<'_>) -> Result<Union, Failure> {
+        // overlayfs marks an upper layer that was mounted with `volatile`, and
+        // mounts it again only without the mark (overlayfs.rst, "Volatile
+        // mount"). Nothing crashed since, so what is there is whole.
+        let mark = self.folders.work.join("work/incompat/volatile");
+        if mark.exists() {
+            fs::remove_dir_all(&mark).map_err(|error| {
+                Failure::Setup(format!("cannot reuse a volatile layer: {error}"))
+            })?;
+        }
         let backend_plan = &self.plan.backends[self.setup.backend];
         let mut lower = self.site.lower(self.backend.whiteouts(backend_plan)).to_vec();
         let writable = writable_layers(backend_plan);
@@ -243,6 +252,14 @@ impl Step<'_> {
                 return Ok(Health::Good);
             }
         };
+        let user_namespace = context.entered.user_namespace;
+        let mut attached = match volume::attach(self, phase, root, user_namespace) {
+            Ok(attached) => attached,
+            Err(reason) => {
+                cells.fail_cell(&phase.cell_id, &reason);
+                return Ok(Health::Good);
+            }
+        };
         self.set_caches(phase, &prepared, root, context, cells)?;
         let before = self.upper_contents(control)?;
         let mut gate = ObservedGate {
@@ -251,7 +268,13 @@ impl Step<'_> {
             seen: None,
         };
         let used_before = union.usage();
-        let outcome = workload::run(&prepared, root, &mut gate, context.cancel);
+        let place = whole::Place { root, control, user_namespace };
+        let outcome = match (&phase.action, phase.amount) {
+            (Action::Whole(verb), Amount::Count(n)) => {
+                self.whole(*verb, n, place, &mut gate, context.cancel)
+            }
+            _ => workload::run(&prepared, root, &mut gate, context.cancel),
+        };
         let seen = gate.seen;
         let mut outcome = match outcome {
             Ok(outcome) => outcome,
@@ -268,6 +291,8 @@ impl Step<'_> {
         if let Some(failure) = seen.failure.take() {
             cells.warn(failure);
         }
+        seen.counters.append(&mut outcome.counters);
+        seen.counters.append(&mut attached.counters);
         if !control {
             seen.counters.extend(upper::difference(before, after));
         }

@@ -249,8 +249,19 @@ fn keys_of_workload(phase: &Phase, at: &str) -> Verdict {
     let has = [
         ("layer", phase.layer.is_some(), matches!(workload, Workload::Lookup | Workload::Delete)),
         ("missing", phase.missing.is_some(), workload == Workload::Lookup),
-        ("trigger", phase.trigger.is_some(), workload == Workload::FirstWrite),
-        ("files", phase.files.is_some(), workload == Workload::FirstWrite),
+        (
+            "trigger",
+            phase.trigger.is_some(),
+            matches!(workload, Workload::FirstWrite | Workload::Recursive),
+        ),
+        ("files", phase.files.is_some(), workload.takes_files()),
+        ("volume", phase.volume.is_some(), workload.takes_files()),
+        (
+            "method",
+            phase.method.is_some(),
+            matches!(workload, Workload::Commit | Workload::IdmapStart),
+        ),
+        ("stage", phase.stage.is_some(), workload == Workload::Container),
     ];
     for (key, given, read) in has {
         if given && !read {
@@ -261,9 +272,10 @@ fn keys_of_workload(phase: &Phase, at: &str) -> Verdict {
     if phase.missing == Some(true) && phase.layer.is_some() {
         return refuse(format!("{at}.missing"), "contradicts `layer`: a missing name is in none");
     }
-    if workload == Workload::FirstWrite && phase.files.is_none() {
-        return refuse(format!("{at}.files"), "a first write needs it");
+    if workload.takes_files() && phase.files.is_none() {
+        return refuse(format!("{at}.files"), format!("{} needs it", workload.name()));
     }
+    super::verbs::check(phase, at)?;
     if phase.count.is_some() && phase.duration.is_some() {
         return refuse(format!("{at}.duration"), "contradicts `count`; give one of the two");
     }
@@ -346,13 +358,16 @@ fn fewest_files(stack: &Stack, phase: &Phase) -> Option<u64> {
         }
     };
     match phase.workload {
-        Workload::Readdir => None,
+        Workload::Readdir | Workload::Walk | Workload::Recursive => None,
+        Workload::RenameDirectory | Workload::MoveTree => None,
+        Workload::Commit => None,
+        workload if workload.mounts() => None,
         Workload::Lookup if phase.missing == Some(true) => None,
         Workload::Lookup | Workload::Delete => {
             let layers = phase.layer.as_ref().map_or(vec![Layer::Any], |l| l.values.clone());
             layers.into_iter().map(of_layer).min()
         }
-        Workload::FirstWrite => {
+        _ => {
             let files = phase.files.as_ref()?.values.iter();
             let count = files.map(|f| match f {
                 Files::Layer(layer) => of_layer(*layer),

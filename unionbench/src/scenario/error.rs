@@ -84,7 +84,20 @@ const ACCEPTED: &[(&str, &str)] = &[
     ("backend.name", "a word of lower-case letters, digits, `-` and `_`, unique"),
     ("phase", "at least one [[phase]] table"),
     ("phase.name", "a word of lower-case letters, digits, `-` and `_`, unique"),
-    ("phase.workload", "\"lookup\", \"first-write\", \"delete\" or \"readdir\""),
+    (
+        "phase.workload",
+        "lookup, first-write, delete, readdir, recursive, rename-directory, move-tree, fsync, read, walk, \
+         mount-storm, unmount-dirty, idmap-start, shared-pages, commit or container",
+    ),
+    (
+        "phase.volume",
+        "none, bind, bind-read-only, bind-file, managed, shared, data-packed, or a list of them",
+    ),
+    (
+        "phase.method",
+        "native or walk with workload \"commit\", chown or idmap with \"idmap-start\"",
+    ),
+    ("phase.stage", "start, run, commit or remove, or a list of them, with workload \"container\""),
     ("phase.layer", "\"top\", \"bottom\", \"any\", an index below `layers`, or a list"),
     ("phase.missing", "true or false, with workload \"lookup\" and without `layer`"),
     (

@@ -169,10 +169,18 @@ pub struct Phase {
     pub layer: Option<Many<Layer>>,
     /// Look names up that are in no layer: `lookup`.
     pub missing: Option<bool>,
-    /// What makes the union copy up: `first-write`.
+    /// What makes the union copy up: `first-write`; `chown` or `chmod` for
+    /// `recursive`.
     pub trigger: Option<Many<Trigger>>,
-    /// Which files are written: `first-write`.
+    /// Which files are used: `first-write`, `fsync`, `read`.
     pub files: Option<Many<Files>>,
+    /// Where the files of a group really lie: `first-write`, `fsync`, `read`.
+    pub volume: Option<Many<Volume>>,
+    /// How it is done: `commit` (`native`, `walk`), `idmap-start` (`chown`,
+    /// `idmap`).
+    pub method: Option<Many<Method>>,
+    /// Which part of a container's life is timed: `container`.
+    pub stage: Option<Many<Stage>>,
     /// Operations, all threads together; every file or directory there is, if
     /// neither this nor `duration` is given.
     pub count: Option<Many<u64>>,
@@ -196,6 +204,30 @@ pub enum Workload {
     FirstWrite,
     Delete,
     Readdir,
+    /// `chown -R` or `chmod -R` over the merged tree.
+    Recursive,
+    /// `rename` of directories of lower layers, EXDEV counted.
+    RenameDirectory,
+    /// The same as `mv` does it: copy and delete after EXDEV.
+    MoveTree,
+    /// Write, `fsync`, close.
+    Fsync,
+    /// Read whole files.
+    Read,
+    /// `ls -l` of each directory: `ls -lR` all together.
+    Walk,
+    /// Mount unions over the same layers, up to 500 at once.
+    MountStorm,
+    /// Unmount a union whose upper layer is dirty.
+    UnmountDirty,
+    /// Mount, with ids shifted for a user namespace.
+    IdmapStart,
+    /// Read one lower file through many mounts.
+    SharedPages,
+    /// Turn the upper layer into a layer of an image.
+    Commit,
+    /// The life of a container on the layers.
+    Container,
 }
 
 impl Workload {
@@ -206,13 +238,90 @@ impl Workload {
             Self::FirstWrite => "first-write",
             Self::Delete => "delete",
             Self::Readdir => "readdir",
+            Self::Recursive => "recursive",
+            Self::RenameDirectory => "rename-directory",
+            Self::MoveTree => "move-tree",
+            Self::Fsync => "fsync",
+            Self::Read => "read",
+            Self::Walk => "walk",
+            Self::MountStorm => "mount-storm",
+            Self::UnmountDirty => "unmount-dirty",
+            Self::IdmapStart => "idmap-start",
+            Self::SharedPages => "shared-pages",
+            Self::Commit => "commit",
+            Self::Container => "container",
         }
     }
 
     /// It changes the tree, so that it can be done once to a file.
     pub fn mutates(self) -> bool {
-        matches!(self, Self::FirstWrite | Self::Delete)
+        matches!(
+            self,
+            Self::FirstWrite
+                | Self::Delete
+                | Self::Recursive
+                | Self::RenameDirectory
+                | Self::MoveTree
+                | Self::Fsync
+        )
     }
+
+    /// It mounts unions itself instead of using the one that is mounted.
+    pub fn mounts(self) -> bool {
+        matches!(
+            self,
+            Self::MountStorm
+                | Self::UnmountDirty
+                | Self::IdmapStart
+                | Self::SharedPages
+                | Self::Container
+        )
+    }
+
+    /// It takes files by name: `files`.
+    pub fn takes_files(self) -> bool {
+        matches!(self, Self::FirstWrite | Self::Fsync | Self::Read)
+    }
+}
+
+/// Where the files of a group lie while a phase uses them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Volume {
+    /// In the union.
+    None,
+    /// In a folder that is bind-mounted over theirs.
+    Bind,
+    /// The same, read-only: `read` alone.
+    BindReadOnly,
+    /// Each in a file that is bind-mounted over it.
+    BindFile,
+    /// In a folder that was filled from theirs on first use.
+    Managed,
+    /// In a folder that another container has mounted too.
+    Shared,
+    /// In a file system image of their own, mounted over theirs.
+    DataPacked,
+}
+
+/// How a phase does what it does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    Native,
+    Walk,
+    Chown,
+    Idmap,
+}
+
+/// Part of a container's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stage {
+    Start,
+    Run,
+    Commit,
+    Remove,
 }
 
 /// What makes a union copy a file up.

@@ -13,6 +13,7 @@ mod image;
 mod options;
 mod overrides;
 mod value;
+mod verbs;
 
 use std::path::Path;
 
@@ -23,7 +24,8 @@ use crate::record::ScenarioText;
 pub use check::MAX_LAYERS;
 pub use error::ScenarioError;
 pub use file::{
-    Backend, Backing, Cache, FileSystem, Group, Phase, Scenario, Stack, Trigger, Workload,
+    Backend, Backing, Cache, FileSystem, Group, Method, Phase, Scenario, Stack, Stage, Trigger,
+    Volume, Workload,
 };
 pub use value::{Files, Keys, Layer, Many, OptionValue, Size, Span};
 

@@ -137,6 +137,11 @@ impl Layout {
         )
     }
 
+    /// The files of all groups.
+    pub fn files_of_groups(&self) -> impl Iterator<Item = FileEntry> + '_ {
+        self.plan.groups.iter().flat_map(|group| self.group_files(&group.name))
+    }
+
     /// `count` different names that are in no layer, spread over directories
     /// that are in the merged tree.
     pub fn missing_names(&self, count: u64) -> impl Iterator<Item = String> + '_ {

@@ -38,6 +38,19 @@ impl Tree {
         }
     }
 
+    /// Every regular file that the merged tree shows, the largest first.
+    pub fn visible_files(&self) -> Vec<FileEntry> {
+        let mut all: Vec<FileEntry> = (0..self.n_layers())
+            .flat_map(|layer| self.files_in_layer(layer))
+            .filter(|file| file.visible)
+            .collect();
+        if let Self::Generated(layout) = self {
+            all.extend(layout.files_of_groups());
+        }
+        all.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.path.cmp(&b.path)));
+        all
+    }
+
     /// `count` different names that are in no layer.
     pub fn missing_names(&self, count: u64) -> Vec<String> {
         match self {

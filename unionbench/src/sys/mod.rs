@@ -5,11 +5,13 @@
 
 pub mod caches;
 pub mod child;
+pub mod idmap;
 pub mod loop_device;
 pub mod mount;
 pub mod namespace;
 pub mod own_mounts;
 pub mod process;
+pub mod resident;
 pub mod signal;
 
 pub use rustix::io::Errno;

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags,
-    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, mount_remount,
-    move_mount, unmount,
+    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, mount_bind,
+    mount_remount, move_mount, unmount,
 };
 
 /// An option of a file system: a key, with a value unless it is a flag.
@@ -110,6 +110,34 @@ pub fn remount_by_string(mounted: &Mounted, options: &str) -> Result<(), MountFa
     let data = CString::new(options).map_err(|_| MountFailure::plain(rustix::io::Errno::INVAL))?;
     mount_remount(&mounted.target, MountFlags::empty(), data.as_c_str())
         .map_err(MountFailure::plain)
+}
+
+/// Mounts a folder or a file at another place, too.
+///
+/// # Errors
+/// The errno; mount(2) has no log.
+pub fn bind(source: &Path, target: &Path, read_only: bool) -> Result<Mounted, MountFailure> {
+    mount_bind(source, target).map_err(MountFailure::plain)?;
+    let mounted = Mounted::adopt(target);
+    if read_only {
+        // The first call takes no flags but MS_BIND (mount(2)).
+        mount_remount(target, MountFlags::BIND | MountFlags::RDONLY, c"")
+            .map_err(MountFailure::plain)?;
+    }
+    Ok(mounted)
+}
+
+/// Mounts a block device so that nothing can be written.
+///
+/// # Errors
+/// The errno; mount(2) has no log.
+pub fn mount_read_only(
+    fs_type: &str,
+    source: &str,
+    target: &Path,
+) -> Result<Mounted, MountFailure> {
+    mount(source, target, fs_type, MountFlags::RDONLY, None).map_err(MountFailure::plain)?;
+    Ok(Mounted::adopt(target))
 }
 
 /// Why a mount was refused.

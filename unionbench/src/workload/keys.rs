@@ -20,11 +20,17 @@ pub(super) fn prepare(
     tree: &Tree,
     seed: u64,
 ) -> Result<Prepared, WorkloadError> {
+    if let (Action::Whole(_), Amount::Count(n)) = (&phase.action, phase.amount) {
+        return Ok(Prepared::without_names(&phase.action, n));
+    }
     let mut rng = Pcg64::seed_from_u64(seed);
     let mut names = names(phase, tree);
     // The order of names is the popularity rank of Zipf's law and the order of
     // a permutation; it must not follow the order of creation.
-    names.shuffle(&mut rng);
+    // A walk over the tree has an order of its own.
+    if !matches!(phase.action, Action::Recursive { .. }) {
+        names.shuffle(&mut rng);
+    }
     let wanted = match (phase.amount, phase.keys) {
         (Amount::Count(n), _) => n,
         (Amount::All, _) | (Amount::DurationMs(_), Keys::Permutation) => names.len() as u64,
@@ -42,7 +48,8 @@ pub(super) fn prepare(
     let per_thread = indices.len().div_ceil(phase.threads.max(1) as usize).max(1);
     let orders = indices.chunks(per_thread).map(<[u32]>::to_vec).collect();
     let targets = match &phase.action {
-        Action::FirstWrite { trigger: Trigger::Link | Trigger::Rename, .. } => {
+        Action::FirstWrite { trigger: Trigger::Link | Trigger::Rename, .. }
+        | Action::RenameDirectory { .. } => {
             names.iter().map(|(path, _)| c_string(&format!("{path}.second"))).collect()
         }
         _ => Vec::new(),
@@ -79,9 +86,13 @@ fn draw(keys: Keys, n_names: usize, wanted: u64, rng: &mut Pcg64) -> Vec<u32> {
 fn names(phase: &PhasePlan, tree: &Tree) -> Vec<(String, u64)> {
     match &phase.action {
         Action::Lookup { layer } | Action::Delete { layer } => of_layer(*layer, tree),
-        Action::FirstWrite { files: FileChoice::Layer(layer), .. } => of_layer(*layer, tree),
-        Action::FirstWrite { files: FileChoice::Group(name), .. } => {
-            tree.group_files(name).into_iter().map(|file| (file.path, file.size)).collect()
+        Action::FirstWrite { files, .. } | Action::Fsync { files } | Action::Read { files } => {
+            match files {
+                FileChoice::Layer(layer) => of_layer(*layer, tree),
+                FileChoice::Group(name) => {
+                    tree.group_files(name).into_iter().map(|file| (file.path, file.size)).collect()
+                }
+            }
         }
         Action::LookupMissing => {
             let wanted = match phase.amount {
@@ -90,7 +101,24 @@ fn names(phase: &PhasePlan, tree: &Tree) -> Vec<(String, u64)> {
             };
             tree.missing_names(wanted).into_iter().map(|path| (path, 0)).collect()
         }
-        Action::Readdir => tree.directories().into_iter().map(|path| (path, 0)).collect(),
+        Action::Readdir | Action::Walk => {
+            tree.directories().into_iter().map(|path| (path, 0)).collect()
+        }
+        Action::RenameDirectory { .. } => tree
+            .directories()
+            .into_iter()
+            .filter(|path| !path.contains('/'))
+            .map(|path| (path, 0))
+            .collect(),
+        Action::Recursive { .. } => {
+            let mut all = of_layer(LayerChoice::Any, tree);
+            all.extend(tree.directories().into_iter().map(|path| (path, 0)));
+            // The order of paths puts parents before what is in them.
+            all.sort();
+            all
+        }
+        // Has no names; see `prepare`.
+        Action::Whole(_) => Vec::new(),
     }
 }
 

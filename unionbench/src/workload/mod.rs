@@ -5,12 +5,21 @@
 //! reads of the clock (through the vDSO, no system call of its own); nothing
 //! is allocated or formatted in it.
 
+mod commit;
+mod container;
 mod delete;
 mod driver;
 mod first_write;
+mod fsync;
+mod idmap;
 mod keys;
 mod lookup;
+mod read;
 mod readdir;
+mod recursive;
+mod rename_directory;
+mod walk;
+mod whole;
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -18,9 +27,12 @@ use std::sync::atomic::AtomicBool;
 
 use thiserror::Error;
 
+pub use commit::{Changes, native_diff, walked_diff};
 pub use driver::{Gate, empty_sample};
+pub use whole::{Ground, MountAt, Standing, run_whole};
 
-use crate::plan::{Action, PhasePlan, Trigger};
+use crate::plan::{Action, PhasePlan, Trigger, WholeVerb};
+use crate::record::Counter;
 use crate::stack::Tree;
 use crate::sys::Errno;
 
@@ -39,6 +51,20 @@ pub struct Prepared {
     pub duration_ns: Option<u64>,
 }
 
+impl Prepared {
+    /// For a verb whose operations are numbered, not named.
+    fn without_names(action: &Action, n: u64) -> Self {
+        Self {
+            action: action.clone(),
+            names: Vec::new(),
+            targets: Vec::new(),
+            sizes: Vec::new(),
+            orders: vec![(0..n as u32).collect()],
+            duration_ns: None,
+        }
+    }
+}
+
 /// What the timed part gave.
 #[derive(Debug, Default)]
 pub struct Outcome {
@@ -47,6 +73,8 @@ pub struct Outcome {
     pub samples: Vec<u64>,
     pub n_ops: u64,
     pub bytes: u64,
+    /// What the operations themselves counted, such as EXDEV.
+    pub counters: Vec<Counter>,
     /// errno → operations that failed with it unexpectedly.
     pub errors: BTreeMap<i32, u64>,
     /// From the first thread's start to the last one's end.
@@ -63,6 +91,13 @@ pub enum WorkloadError {
     TooFewFiles { phase: String, wanted: u64, there: u64 },
     #[error("cannot open {path}")]
     Open { path: String, source: std::io::Error },
+    #[error("cannot {action} in phase {verb}")]
+    Whole {
+        verb: &'static str,
+        action: &'static str,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     #[error("interrupted")]
     Interrupted,
 }
@@ -91,6 +126,18 @@ pub fn run(
         Action::LookupMissing => driver::run(prepared, root, gate, cancel, lookup::missing),
         Action::Delete { .. } => driver::run(prepared, root, gate, cancel, delete::unlink),
         Action::Readdir => driver::run(prepared, root, gate, cancel, readdir::list),
+        Action::Walk => driver::run(prepared, root, gate, cancel, walk::list_long),
+        Action::Fsync { .. } => driver::run(prepared, root, gate, cancel, fsync::write_and_sync),
+        Action::Read { .. } => driver::run(prepared, root, gate, cancel, read::whole),
+        Action::Recursive { trigger: Trigger::Chmod } => {
+            driver::run(prepared, root, gate, cancel, recursive::chmod)
+        }
+        Action::Recursive { .. } => driver::run(prepared, root, gate, cancel, first_write::chown),
+        Action::RenameDirectory { copies } => {
+            rename_directory::run(prepared, root, gate, cancel, *copies)
+        }
+        // Wants more than a root: see `run_whole`.
+        Action::Whole(_) => Ok(Outcome::default()),
         Action::FirstWrite { trigger, .. } => match trigger {
             Trigger::Write => driver::run(prepared, root, gate, cancel, first_write::write),
             Trigger::Chmod => driver::run(prepared, root, gate, cancel, first_write::chmod),
@@ -119,6 +166,13 @@ pub fn verb(action: &Action) -> &'static str {
         Action::FirstWrite { .. } => "first-write",
         Action::Delete { .. } => "delete",
         Action::Readdir => "readdir",
+        Action::Walk => "walk",
+        Action::Fsync { .. } => "fsync",
+        Action::Read { .. } => "read",
+        Action::Recursive { .. } => "recursive",
+        Action::RenameDirectory { copies: false } => "rename-directory",
+        Action::RenameDirectory { copies: true } => "move-tree",
+        Action::Whole(verb) => whole::name(*verb),
     }
 }
 
@@ -128,6 +182,20 @@ pub fn operation(action: &Action) -> &'static str {
         Action::Lookup { .. } | Action::LookupMissing => "statx",
         Action::Delete { .. } => "unlinkat",
         Action::Readdir => "openat+getdents64+close",
+        Action::Walk => "openat+getdents64+statx of each+close",
+        Action::Fsync { .. } => "openat+pwrite64+fsync+close",
+        Action::Read { .. } => "openat+read+close",
+        Action::Recursive { trigger: Trigger::Chmod } => "fchmodat",
+        Action::Recursive { .. } => "fchownat",
+        Action::RenameDirectory { copies: false } => "renameat2",
+        Action::RenameDirectory { copies: true } => "renameat2, or copy and delete",
+        Action::Whole(WholeVerb::MountStorm) => "mount",
+        Action::Whole(WholeVerb::UnmountDirty) => "umount",
+        Action::Whole(WholeVerb::IdmapStart { mapped: true }) => "idmapped mounts+mount",
+        Action::Whole(WholeVerb::IdmapStart { mapped: false }) => "mount+chown of everything",
+        Action::Whole(WholeVerb::SharedPages) => "openat+read+close",
+        Action::Whole(WholeVerb::Commit { .. }) => "diff",
+        Action::Whole(WholeVerb::Container(_)) => "stage of a container",
         Action::FirstWrite { trigger, .. } => match trigger {
             Trigger::Write => "openat+pwrite64+close",
             Trigger::Chmod => "fchmodat",
@@ -146,7 +214,13 @@ pub fn exact_syscalls(action: &Action) -> &'static [&'static str] {
     match action {
         Action::Lookup { .. } | Action::LookupMissing => &["statx"],
         Action::Delete { .. } => &["unlinkat"],
-        Action::Readdir => &["openat", "close"],
+        Action::Readdir | Action::Walk => &["openat", "close"],
+        Action::Fsync { .. } => &["openat", "pwrite64", "fsync", "close"],
+        Action::Read { .. } => &["openat", "close"],
+        Action::Recursive { trigger: Trigger::Chmod } => &["fchmodat"],
+        Action::Recursive { .. } => &["fchownat"],
+        Action::RenameDirectory { copies: false } => &["renameat2"],
+        Action::RenameDirectory { copies: true } | Action::Whole(_) => &[],
         Action::FirstWrite { trigger, .. } => match trigger {
             Trigger::Write => &["openat", "pwrite64", "close"],
             Trigger::Chmod => &["fchmodat"],
@@ -161,7 +235,14 @@ pub fn exact_syscalls(action: &Action) -> &'static [&'static str] {
 
 /// The phase leaves the tree other than it found it.
 pub fn mutates(action: &Action) -> bool {
-    matches!(action, Action::FirstWrite { .. } | Action::Delete { .. })
+    matches!(
+        action,
+        Action::FirstWrite { .. }
+            | Action::Delete { .. }
+            | Action::Fsync { .. }
+            | Action::Recursive { .. }
+            | Action::RenameDirectory { .. }
+    )
 }
 
 /// Result of one operation: bytes moved.

@@ -17,7 +17,7 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, chownat, fchmod,
@@ -27,6 +27,8 @@ use rustix::io::Errno;
 
 use super::beneath::Root;
 use super::entries::{Entries, Entry, Kind};
+use super::limits::Budget;
+use super::name::{OPAQUE, WHITEOUT, clean, hidden_store, joined, shown, split};
 use super::{ImageError, Refusal};
 use crate::stack::XattrNamespace;
 
@@ -36,68 +38,6 @@ pub enum Devices {
     Refuse,
     /// Left out and counted.
     Skip,
-}
-
-/// What all layers together may take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Bytes of the uncompressed archives.
-    pub bytes: u64,
-    pub entries: u64,
-    /// Length of one file, holes included.
-    pub file_length: u64,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { bytes: 256 << 30, entries: 20_000_000, file_length: 1 << 40 }
-    }
-}
-
-/// What is left of the limits, for all layers that are unpacked at once.
-pub(super) struct Budget {
-    limits: Limits,
-    bytes: AtomicU64,
-    entries: AtomicU64,
-}
-
-impl Budget {
-    pub fn new(limits: Limits) -> Self {
-        Self { limits, bytes: AtomicU64::new(0), entries: AtomicU64::new(0) }
-    }
-
-    fn entry(&self) -> Result<(), Refusal> {
-        let n = self.entries.fetch_add(1, Ordering::Relaxed);
-        if n < self.limits.entries {
-            Ok(())
-        } else {
-            Err(Refusal::TooManyEntries(self.limits.entries))
-        }
-    }
-
-    /// The limit of bytes, if more were read.
-    pub fn exceeded(&self) -> Option<u64> {
-        let limit = self.limits.bytes;
-        (self.bytes.load(Ordering::Relaxed) > limit).then_some(limit)
-    }
-}
-
-/// A reader that counts against the budget and ends with an error beyond it,
-/// whatever the bytes are: data, headers or what follows the archive.
-pub(super) struct Budgeted<'a, R> {
-    pub inner: R,
-    pub budget: &'a Budget,
-}
-
-impl<R: Read> Read for Budgeted<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = self.inner.read(buffer)?;
-        self.budget.bytes.fetch_add(n as u64, Ordering::Relaxed);
-        if self.budget.exceeded().is_some() {
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
-        Ok(n)
-    }
 }
 
 /// How a layer is written.
@@ -622,53 +562,6 @@ impl Written {
     }
 }
 
-/// Prefix of whiteouts in an archive (image-spec, "Layer Filesystem Changeset").
-const WHITEOUT: &[u8] = b".wh.";
-/// What follows the prefix in the whiteout of a directory's whole content.
-const OPAQUE: &[u8] = b".wh..opq";
-
-/// A relative path without dots and doubled slashes; empty for the root.
-fn clean(path: &[u8]) -> Result<Vec<u8>, Refusal> {
-    if path.first() == Some(&b'/') {
-        return Err(Refusal::Absolute);
-    }
-    // PATH_MAX counts the byte that ends the name.
-    if path.is_empty() || path.len() >= 4096 || path.contains(&0) {
-        return Err(Refusal::Name);
-    }
-    let mut out = Vec::with_capacity(path.len());
-    for part in path.split(|&byte| byte == b'/') {
-        match part {
-            b"" | b"." => continue,
-            b".." => return Err(Refusal::Parent),
-            _ => {}
-        }
-        if !out.is_empty() {
-            out.push(b'/');
-        }
-        out.extend_from_slice(part);
-    }
-    Ok(out)
-}
-
-/// Parent and last name of a clean path.
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|&byte| byte == b'/') {
-        Some(at) => (&path[..at], &path[at + 1..]),
-        None => (&[], path),
-    }
-}
-
-fn joined(parent: &[u8], name: &[u8]) -> Vec<u8> {
-    if parent.is_empty() { name.to_vec() } else { [parent, b"/", name].concat() }
-}
-
-/// The folder in which aufs keeps hard links across layers; image-spec tells to
-/// pass over it.
-fn hidden_store(parent: &[u8]) -> bool {
-    parent.split(|&byte| byte == b'/').any(|part| part == b".wh..wh.plnk")
-}
-
 /// Attributes by which a layer would steer overlayfs: redirects out of the
 /// layer, opacity, metacopy.
 fn check_xattrs(entry: &Entry) -> Result<(), Refusal> {
@@ -709,31 +602,4 @@ fn times((tv_sec, nanos): (i64, u32)) -> Timestamps {
 
 fn c_string(bytes: &[u8]) -> Option<CString> {
     CString::new(bytes).ok()
-}
-
-fn shown(bytes: &[u8]) -> String {
-    let text: String = String::from_utf8_lossy(bytes).chars().take(200).collect();
-    text.escape_debug().to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_cleaned_or_refused() {
-        for (from, to) in [("./a//b/", "a/b"), (".", ""), ("a/./b", "a/b"), ("./", "")] {
-            assert_eq!(clean(from.as_bytes()), Ok(to.as_bytes().to_vec()), "{from}");
-        }
-        for (bad, why) in [
-            ("/a", Refusal::Absolute),
-            ("..", Refusal::Parent),
-            ("a/../../b", Refusal::Parent),
-            ("", Refusal::Name),
-            ("a\0b", Refusal::Name),
-        ] {
-            assert_eq!(clean(bad.as_bytes()), Err(why), "{bad:?}");
-        }
-        assert_eq!(clean(&[b'a'; 4096]), Err(Refusal::Name));
-    }
 }

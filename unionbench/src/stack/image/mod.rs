@@ -18,13 +18,16 @@ mod error;
 mod folder;
 mod layer;
 mod layout;
+mod limits;
 mod manifest;
+mod name;
 mod reference;
 mod unpack;
 
 pub use blob::Blob;
 pub use error::{ImageError, Refusal};
-pub use layer::{Devices, LayerReport, Limits};
+pub use layer::{Devices, LayerReport};
+pub use limits::Limits;
 pub use reference::{Platform, Reference};
 pub use unpack::{UnpackOptions, Unpacked, UnpackedLayer, scan, unpack};
 

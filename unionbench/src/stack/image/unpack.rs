@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::blob::{Hash, Hashing};
 use super::entries::Entries;
-use super::layer::{self, Budget, Budgeted, Devices, LayerReport, Limits, Rules};
+use super::layer::{self, Devices, LayerReport, Rules};
+use super::limits::{Budget, Budgeted, Limits};
 use super::{Image, ImageError, Layer, Refusal};
 use crate::stack::XattrNamespace;
 
