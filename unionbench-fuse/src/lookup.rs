@@ -88,6 +88,7 @@ impl Union {
         } else {
             self.lower_file(parent, name, found.layer)?
         };
+        let ino = self.own_number(ino, &stat, parent, found)?;
         let node = self.nodes.find_or_make(ino, found.kind, state);
         node.learn_alias(parent, found.slot, upper);
         // Later removals and listings find the node by the number kept here.
@@ -103,6 +104,47 @@ impl Union {
         drop(state);
         let stat = self.stat(&node)?;
         Ok((node, stat))
+    }
+
+    /// The number, unless another object has it: marks that were copied along
+    /// with their file, or made by hand, can name one origin twice, and two
+    /// objects must never share a node.
+    fn own_number(
+        &self,
+        ino: u64,
+        stat: &Stat,
+        parent: &Arc<Node>,
+        found: &Found,
+    ) -> Result<u64, Errno> {
+        let upper = self.is_upper(found.layer);
+        let free = |ino: u64| -> Result<bool, Errno> {
+            let Some(known) = self.nodes.get(ino) else { return Ok(true) };
+            if known.kind != found.kind || known.is_nameless() {
+                // The table itself tells the dead from the living.
+                return Ok(known.is_nameless());
+            }
+            if known.has_alias(parent, found.slot) {
+                return Ok(true);
+            }
+            if known.is_dir() {
+                return Ok(false);
+            }
+            if !upper {
+                // Two ways to one lower file show the same; once one has been
+                // copied up, only true hard links still do.
+                return Ok(stat.st_nlink > 1 || !known.in_upper());
+            }
+            let same = |other: Stat| (other.st_dev, other.st_ino) == (stat.st_dev, stat.st_ino);
+            Ok(known.in_upper() && self.spot(&known)?.at(self)?.stat().is_ok_and(same))
+        };
+        if free(ino)? {
+            return Ok(ino);
+        }
+        let real = self.number(stat.st_dev, stat.st_ino);
+        if upper && free(real)? {
+            return Ok(real);
+        }
+        Ok(self.spare_number())
     }
 
     fn lower_file(

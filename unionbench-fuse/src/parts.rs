@@ -14,15 +14,19 @@ use crate::marks::Opaque;
 use crate::node::{Below, Node, Place, State};
 use crate::union::Union;
 
-/// What a layer has at the end of a redirect.
+/// What a layer has at the end of an absolute redirect.
 enum End {
     Nothing,
-    /// A directory, and whether one on the way hides the layers below.
-    Dir {
+    /// Something on the way that is no directory: the search ends.
+    Blocked,
+    Object {
+        stat: Stat,
+        /// A directory on the way hides the layers below.
         last: bool,
+        /// Where the layers below have it: directories on the way may be
+        /// redirected themselves.
+        below: PathBuf,
     },
-    /// Something that ends the search.
-    Other,
 }
 
 impl Union {
@@ -58,18 +62,35 @@ impl Union {
                 },
                 Some(to) => {
                     let Some(path) = target_in(parent, layer, to) else { continue };
-                    match self.end_of(layer, &path)? {
-                        End::Nothing => continue,
-                        End::Other => break,
-                        End::Dir { last } => stop = last,
+                    if to.is_absolute() {
+                        match self.end_of(layer, &path)? {
+                            End::Nothing => continue,
+                            End::Blocked => break,
+                            End::Object { stat, .. } if !is_dir(&stat) => break,
+                            End::Object { last, below, .. } => {
+                                stop = last;
+                                redirect = Some(below);
+                            }
+                        }
+                    } else {
+                        match self.layers[usize::from(layer)].at(&path).and_then(|at| at.stat()) {
+                            Ok(stat) if is_dir(&stat) => {}
+                            Err(Errno::NOENT) => continue,
+                            Err(e) => return Err(e),
+                            Ok(_) => break,
+                        }
                     }
                     path
                 }
             };
             let dir = self.layers[usize::from(layer)].dir(&path)?;
             let marks = self.dir_marks(&dir)?;
-            stop |= marks.opaque == Opaque::Yes;
-            redirect = marks.redirect.or(redirect);
+            if marks.opaque == Opaque::Yes {
+                stop = true;
+            } else if let Some(to) = marks.redirect {
+                stop &= !to.is_absolute();
+                redirect = Some(beside(redirect.as_deref(), to));
+            }
             if lowers.is_empty() {
                 stat = Some(stat_dir(&dir)?);
             }
@@ -80,11 +101,14 @@ impl Union {
         Ok((ino, stat, State { upper, below: Below::of(lowers), ..State::default() }))
     }
 
-    /// Walks to a directory of a layer, name by name, as the kernel does.
+    /// Walks to an object of a layer, name by name, as the kernel does
+    /// (`ovl_lookup_layer`): each directory on the way may hide the layers below
+    /// or be redirected in them.
     fn end_of(&self, layer: u16, path: &Path) -> Result<End, Errno> {
         let layer = &self.layers[usize::from(layer)];
-        let mut last = false;
         let bytes = path.as_os_str().as_bytes();
+        let mut last = false;
+        let mut below = Path::new("/").join(path);
         let ends = (0..=bytes.len()).filter(|i| bytes.get(*i).is_none_or(|b| *b == b'/'));
         for end in ends {
             let so_far = Path::new(OsStr::from_bytes(&bytes[..end]));
@@ -93,14 +117,26 @@ impl Union {
                 Err(Errno::NOENT) => return Ok(End::Nothing),
                 Err(e) => return Err(e),
             };
-            if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-                return Ok(End::Other);
+            if end == bytes.len() {
+                return Ok(End::Object { stat, last, below });
             }
-            if end < bytes.len() {
-                last |= self.dir_marks(&layer.dir(so_far)?)?.opaque == Opaque::Yes;
+            if !is_dir(&stat) {
+                return Ok(End::Blocked);
+            }
+            let marks = self.dir_marks(&layer.dir(so_far)?)?;
+            if marks.opaque == Opaque::Yes {
+                last = true;
+            } else if let Some(to) = marks.redirect {
+                last &= !to.is_absolute();
+                let left = bytes.len() - end;
+                let kept = &below.as_os_str().as_bytes()[..below.as_os_str().len() - left];
+                let to = beside(Some(Path::new(OsStr::from_bytes(kept))), to);
+                let mut next = to.into_os_string();
+                next.push(OsStr::from_bytes(&bytes[end..]));
+                below = PathBuf::from(next);
             }
         }
-        Ok(End::Dir { last })
+        Ok(End::Nothing)
     }
 
     /// If the lower file is marked as a metacopy: where its data lies, then the
@@ -139,6 +175,14 @@ impl Union {
                 break;
             }
             let Some(path) = target_in(parent, below, &target) else { continue };
+            let mut last = data_only;
+            if target.is_absolute() && !data_only {
+                match self.end_of(below, &path)? {
+                    End::Nothing => continue,
+                    End::Blocked => break,
+                    End::Object { last: hides, below, .. } => (last, target) = (hides, below),
+                }
+            }
             let found = self.layers[usize::from(below)].at(&path);
             let (at, stat) = match found.and_then(|at| at.stat().map(|stat| (at, stat))) {
                 Ok(found) => found,
@@ -152,9 +196,28 @@ impl Union {
             if data_only || !self.is_metacopy(&at, &names)? {
                 return Ok(Place { layer: below, path: Arc::from(path) });
             }
-            target = self.redirect(&at, &names)?.unwrap_or(target);
+            if let Some(to) = self.redirect(&at, &names)? {
+                last &= !to.is_absolute();
+                target = beside(Some(&target), to);
+            }
+            if last {
+                break;
+            }
         }
         Err(Errno::IO)
+    }
+}
+
+fn is_dir(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::Directory
+}
+
+/// A redirect found at the end of another: a name alone replaces the last one
+/// of an absolute path.
+fn beside(path: Option<&Path>, to: PathBuf) -> PathBuf {
+    match path.filter(|path| path.is_absolute() && !to.is_absolute()) {
+        Some(path) => path.with_file_name(&to),
+        None => to,
     }
 }
 

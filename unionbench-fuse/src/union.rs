@@ -82,6 +82,10 @@ pub enum MountError {
     },
 }
 
+/// Where numbers begin that are given out for want of a real one: the devices'
+/// places in the top bits do not reach so far.
+const SPARE: u64 = 0xff << 56;
+
 /// A union of layers, ready to serve requests.
 #[derive(Debug)]
 pub struct Union {
@@ -211,6 +215,11 @@ impl Union {
         // Number 1 is the root's in the protocol; a layer object that has it
         // (a mount inside a layer) moves out of the way.
         if ino == ROOT { 1 << 55 | ROOT } else { ino }
+    }
+
+    /// A number that no object of a layer has.
+    pub(crate) fn spare_number(&self) -> u64 {
+        SPARE | self.twins.fetch_add(1, Ordering::Relaxed)
     }
 
     pub(crate) fn place<'a>(&'a self, place: &'a Place) -> Result<At<'a>, Errno> {

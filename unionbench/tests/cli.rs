@@ -6,6 +6,8 @@
 mod backends;
 #[path = "cli/environment.rs"]
 mod environment;
+#[path = "cli/mounting.rs"]
+mod mounting;
 mod skip;
 
 use std::fs;

@@ -22,6 +22,9 @@ pub const ALL: &[(&str, fn())] = &[
     ("data_only_layers_hold_data_of_metacopies", data_only),
     ("unknown_values_of_marks_mean_nothing", unknown_values),
     ("marks_of_a_union_above_are_kept_apart", nested_marks),
+    ("copied_marks_do_not_make_one_file_of_two", copied_marks),
+    ("two_redirects_to_one_directory_stay_apart", doubled_redirect),
+    ("directories_on_the_way_of_a_redirect_are_redirected", redirected_way),
     ("symlink_loops_in_layers_are_loops", symlink_loop),
     ("a_directory_swapped_for_a_symlink_leads_nowhere", swapped_directory),
     ("a_layer_that_vanishes_leaves_no_panic", vanished_layer),
@@ -230,6 +233,75 @@ fn nested_marks() {
             assert_eq!(&list[..len], b"trusted.overlay.opaque\0");
         },
     );
+}
+
+/// What `cp -a` of an upper layer leaves: two files that name one origin, and
+/// then their model shows again.
+fn copied_marks() {
+    let mut w = World::new(1);
+    w.put("l0/a", "lower");
+    w.mount();
+    OpenOptions::new().append(true).open(w.m("a")).unwrap().write_all(b" and more").unwrap();
+    w.unmount();
+    for name in ["b", "c"] {
+        let mut copy = Command::new("cp");
+        copy.arg("-a").arg(w.path("u/a")).arg(w.path("u").join(name));
+        assert!(copy.status().unwrap().success());
+        fs::write(w.path("u").join(name), name).unwrap();
+    }
+    fs::remove_file(w.path("u/a")).unwrap();
+    for order in [["a", "b", "c"], ["c", "b", "a"]] {
+        w.mount();
+        let mut numbers = Vec::new();
+        for name in order {
+            let expected = if name == "a" { "lower" } else { name };
+            assert_eq!(read(w.m(name)), expected, "{order:?}");
+            numbers.push(w.m(name).metadata().unwrap().ino());
+        }
+        numbers.sort_unstable();
+        numbers.dedup();
+        assert_eq!(numbers.len(), 3, "{order:?}");
+        w.unmount();
+    }
+}
+
+fn doubled_redirect() {
+    let mut w = World::new(1);
+    w.put("l0/d/in", "in");
+    w.mkdir("u/e/f");
+    w.mkdir("u/g");
+    for dir in ["u/e", "u/e/f", "u/g"] {
+        set_mark(&w.path(dir), "trusted.overlay.redirect", b"/d");
+    }
+    w.mount();
+    fs::write(w.m("e/own"), "e").unwrap();
+    fs::write(w.m("g/own"), "g").unwrap();
+    fs::write(w.m("e/f/own"), "f").unwrap();
+    assert_eq!(names(&w.m("e")), ["f", "in", "own"]);
+    assert_eq!(names(&w.m("g")), ["in", "own"]);
+    assert_eq!(names(&w.m("d")), ["in"]);
+    for (name, expected) in [("e", "e"), ("g", "g"), ("e/f", "f")] {
+        assert_eq!(read(w.m(name).join("own")), expected);
+    }
+    w.unmount();
+}
+
+fn redirected_way() {
+    let mut w = World::new(2);
+    w.put("l1/old/sub/bottom", "");
+    w.put("l1/own/sub/sibling", "");
+    w.put("l0/moved/sub/middle", "");
+    set_mark(&w.path("l0/moved"), "trusted.overlay.redirect", b"/old");
+    w.mkdir("u/sub");
+    set_mark(&w.path("u/sub"), "trusted.overlay.redirect", b"/moved/sub");
+    w.mkdir("l0/renamed/sub");
+    set_mark(&w.path("l0/renamed"), "trusted.overlay.redirect", b"own");
+    w.mkdir("u/other");
+    set_mark(&w.path("u/other"), "trusted.overlay.redirect", b"/renamed/sub");
+    w.mount();
+    assert_eq!(names(&w.m("sub")), ["bottom", "middle"]);
+    assert_eq!(names(&w.m("other")), ["sibling"]);
+    w.unmount();
 }
 
 fn symlink_loop() {

@@ -23,6 +23,7 @@ pub mod lab;
 pub mod lab_selftest;
 mod list;
 mod mount;
+mod mount_helper;
 mod out;
 mod progress;
 mod report;
@@ -83,7 +84,12 @@ enum Command {
 /// interrupted.
 pub fn main() -> ExitCode {
     start_log();
-    let cli = Cli::from_arg_matches(&command().get_matches()).unwrap_or_else(|error| error.exit());
+    let words = match mount_helper::asked(std::env::args_os()) {
+        mount_helper::Asked::Words(words) => words,
+        mount_helper::Asked::Nothing => return ExitCode::SUCCESS,
+    };
+    let matches = command().get_matches_from(words);
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let result = match cli.command {
         Command::Run(args) => run::run(&args),
         Command::List(args) => list::run(&args),
