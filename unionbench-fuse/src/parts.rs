@@ -15,18 +15,15 @@ use crate::node::{Below, Node, Place, State};
 use crate::union::Union;
 
 /// What a layer has at the end of an absolute redirect.
-enum End {
-    Nothing,
-    /// Something on the way that is no directory: the search ends.
-    Blocked,
-    Object {
-        stat: Stat,
-        /// A directory on the way hides the layers below.
-        last: bool,
-        /// Where the layers below have it: directories on the way may be
-        /// redirected themselves.
-        below: PathBuf,
-    },
+struct End {
+    /// What is there, if anything is.
+    found: Option<Stat>,
+    /// A directory on the way hides the layers below, or something that is no
+    /// directory ends the way.
+    last: bool,
+    /// Where the layers below have it: directories on the way may be
+    /// redirected themselves.
+    below: PathBuf,
 }
 
 impl Union {
@@ -63,14 +60,13 @@ impl Union {
                 Some(to) => {
                     let Some(path) = target_in(parent, layer, to) else { continue };
                     if to.is_absolute() {
-                        match self.end_of(layer, &path)? {
-                            End::Nothing => continue,
-                            End::Blocked => break,
-                            End::Object { stat, .. } if !is_dir(&stat) => break,
-                            End::Object { last, below, .. } => {
-                                stop = last;
-                                redirect = Some(below);
-                            }
+                        let end = self.end_of(layer, &path)?;
+                        stop = end.last;
+                        redirect = Some(end.below);
+                        match end.found {
+                            None => continue,
+                            Some(stat) if !is_dir(&stat) => break,
+                            Some(_) => {}
                         }
                     } else {
                         match self.layers[usize::from(layer)].at(&path).and_then(|at| at.stat()) {
@@ -114,14 +110,14 @@ impl Union {
             let so_far = Path::new(OsStr::from_bytes(&bytes[..end]));
             let stat = match layer.at(so_far).and_then(|at| at.stat()) {
                 Ok(stat) => stat,
-                Err(Errno::NOENT) => return Ok(End::Nothing),
+                Err(Errno::NOENT) => return Ok(End { found: None, last, below }),
                 Err(e) => return Err(e),
             };
             if end == bytes.len() {
-                return Ok(End::Object { stat, last, below });
+                return Ok(End { found: Some(stat), last, below });
             }
             if !is_dir(&stat) {
-                return Ok(End::Blocked);
+                return Ok(End { found: None, last: true, below });
             }
             let marks = self.dir_marks(&layer.dir(so_far)?)?;
             if marks.opaque == Opaque::Yes {
@@ -136,7 +132,7 @@ impl Union {
                 below = PathBuf::from(next);
             }
         }
-        Ok(End::Nothing)
+        Ok(End { found: None, last, below })
     }
 
     /// If the lower file is marked as a metacopy: where its data lies, then the
@@ -177,10 +173,12 @@ impl Union {
             let Some(path) = target_in(parent, below, &target) else { continue };
             let mut last = data_only;
             if target.is_absolute() && !data_only {
-                match self.end_of(below, &path)? {
-                    End::Nothing => continue,
-                    End::Blocked => break,
-                    End::Object { last: hides, below, .. } => (last, target) = (hides, below),
+                let end = self.end_of(below, &path)?;
+                (last, target) = (end.last, end.below);
+                match end.found {
+                    None if last => break,
+                    None => continue,
+                    Some(_) => {}
                 }
             }
             let found = self.layers[usize::from(below)].at(&path);

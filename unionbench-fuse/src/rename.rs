@@ -2,7 +2,8 @@
 //! with lower parts is marked with where they are (redirect), one without is
 //! marked opaque where its new name has something below.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -125,18 +126,39 @@ impl Union {
             return Ok(());
         }
         let path = node.upper_path().ok_or(Errno::NOENT)?;
-        let at = self.upper(&path)?;
-        let first = node.state.lock().below.places().first().cloned();
-        match first {
-            Some(place) => {
-                let redirect = join(Path::new("/"), place.path.as_os_str());
-                let text = redirect.as_os_str().as_encoded_bytes();
-                // Joining to the root gives two slashes; the kernel wants one.
-                self.set_mark(&at, "redirect", text.strip_prefix(b"/").unwrap_or(text))
-            }
-            None if below => self.set_mark(&at, "opaque", b"y"),
-            None => Ok(()),
+        let merged = !node.state.lock().below.places().is_empty();
+        if merged {
+            let redirect = self.redirect_to(&path)?;
+            return self.set_mark(&self.upper(&path)?, "redirect", redirect.as_bytes());
         }
+        if below { self.set_mark(&self.upper(&path)?, "opaque", b"y") } else { Ok(()) }
+    }
+
+    /// The way from the lower layers' roots to what the upper directory at
+    /// `path` is merged with: its names, up to the first directory that is
+    /// redirected itself. The layers below continue that way as they find it
+    /// (`ovl_get_redirect`).
+    fn redirect_to(&self, path: &Path) -> Result<OsString, Errno> {
+        let mut tail = OsString::new();
+        let mut so_far = Some(path);
+        while let Some(dir) = so_far.filter(|dir| !dir.as_os_str().is_empty()) {
+            let marks = self.dir_marks(&self.layers[0].dir(dir)?)?;
+            let name = match &marks.redirect {
+                Some(to) if to.is_absolute() => {
+                    let mut whole = to.clone().into_os_string();
+                    whole.push(tail);
+                    return Ok(whole);
+                }
+                Some(to) => to.as_os_str(),
+                None => dir.file_name().ok_or(Errno::IO)?,
+            };
+            let mut longer = OsString::from("/");
+            longer.push(name);
+            longer.push(tail);
+            tail = longer;
+            so_far = dir.parent();
+        }
+        Ok(tail)
     }
 
     /// Moves the upper object, in one step where the file system can, and

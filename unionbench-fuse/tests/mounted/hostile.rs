@@ -25,6 +25,7 @@ pub const ALL: &[(&str, fn())] = &[
     ("copied_marks_do_not_make_one_file_of_two", copied_marks),
     ("two_redirects_to_one_directory_stay_apart", doubled_redirect),
     ("directories_on_the_way_of_a_redirect_are_redirected", redirected_way),
+    ("a_directory_moves_out_of_one_moved_below", moved_out_of_moved),
     ("symlink_loops_in_layers_are_loops", symlink_loop),
     ("a_directory_swapped_for_a_symlink_leads_nowhere", swapped_directory),
     ("a_layer_that_vanishes_leaves_no_panic", vanished_layer),
@@ -301,6 +302,34 @@ fn redirected_way() {
     w.mount();
     assert_eq!(names(&w.m("sub")), ["bottom", "middle"]);
     assert_eq!(names(&w.m("other")), ["sibling"]);
+    w.unmount();
+}
+
+/// A subdirectory is moved out of one that was moved in a layer below, where
+/// its old place is hidden.
+fn moved_out_of_moved() {
+    let mut w = World::new(2);
+    w.put("l1/d/pop/b", "b");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        w.path("l0/d"),
+        rustix::fs::FileType::CharacterDevice,
+        rustix::fs::Mode::empty(),
+        0,
+    )
+    .unwrap();
+    w.mkdir("l0/e/d");
+    set_mark(&w.path("l0/e/d"), "trusted.overlay.redirect", b"/d");
+    w.mount();
+    assert_eq!(read(w.m("e/d/pop/b")), "b");
+    fs::rename(w.m("e/d/pop"), w.m("e/pop")).unwrap();
+    fs::rename(w.m("e"), w.m("f")).unwrap();
+    for _ in 0..2 {
+        assert_eq!(read(w.m("f/pop/b")), "b");
+        assert!(names(&w.m("f/d")).is_empty());
+        w.unmount();
+        w.mount();
+    }
     w.unmount();
 }
 
