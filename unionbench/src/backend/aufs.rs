@@ -107,7 +107,7 @@ fn is_registered(filesystems: &str) -> bool {
     filesystems.lines().any(|line| line.trim_start_matches("nodev").trim() == "aufs")
 }
 
-/// `PATH=rw` or `PATH=ro`, the upper layer first.
+/// `PATH=rw`, `PATH=ro` or `PATH=ro+wh`, the upper layer first.
 fn branches(request: &Request<'_>) -> Result<Vec<String>, BackendError> {
     let lower = request.lower.iter().enumerate();
     let lower = lower.map(|(index, path)| (path.as_path(), request.is_writable(index)));
@@ -119,7 +119,13 @@ fn branches(request: &Request<'_>) -> Result<Vec<String>, BackendError> {
             if text.contains([',', ':', '=']) {
                 return Err(BackendError::LayerName { path: path.to_owned() });
             }
-            Ok(format!("{text}={}", if writable { "rw" } else { "ro" }))
+            // aufs looks for whiteouts in a read-only branch only if told to.
+            let mode = match (writable, request.hides) {
+                (true, _) => "rw",
+                (false, false) => "ro",
+                (false, true) => "ro+wh",
+            };
+            Ok(format!("{text}={mode}"))
         })
         .collect()
 }
@@ -301,10 +307,12 @@ mod tests {
     fn layers_are_writable_where_the_request_says_so() {
         let plan = plan("aufs", &[]);
         let lower = layers(3);
-        let request = Request { writable_lower: &[1], ..request(&plan, &lower) };
-        let calls = Aufs.calls(&request).expect("calls");
-        let Call::Mount { data, .. } = &calls[0] else { panic!("{calls:?}") };
-        assert!(data.contains("L000=ro:") && data.contains("L001=rw:"), "{data}");
+        for (hides, read_only) in [(false, "L000=ro:"), (true, "L000=ro+wh:")] {
+            let request = Request { writable_lower: &[1], hides, ..request(&plan, &lower) };
+            let calls = Aufs.calls(&request).expect("calls");
+            let Call::Mount { data, .. } = &calls[0] else { panic!("{calls:?}") };
+            assert!(data.contains(read_only) && data.contains("L001=rw:"), "{data}");
+        }
     }
 
     #[test]

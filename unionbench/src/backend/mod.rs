@@ -45,6 +45,8 @@ pub struct Request<'a> {
     /// Indices of lower layers that are mounted for writing too. Only unions
     /// with several writable branches read it.
     pub writable_lower: &'a [usize],
+    /// Lower layers hold whiteouts or opaque directories.
+    pub hides: bool,
     /// The merged tree as one plain directory; only the control has it.
     pub flat: Option<&'a Path>,
     pub upper: &'a Path,
@@ -245,6 +247,7 @@ mod tests {
             plan,
             lower,
             writable_lower: &[],
+            hides: false,
             flat: None,
             upper: Path::new("/u"),
             work: Path::new("/w"),

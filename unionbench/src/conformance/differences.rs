@@ -34,6 +34,31 @@ pub const DIFFERENCES: &[Difference] = &[
         "a_file_opened_before_the_copy_up_shows_the_write",
         "the descriptor stays with the lower file on older kernels (6.1 and 6.12 do so, 6.18 does not)",
     ),
+    differs(
+        "aufs",
+        "open_for_writing_copies_up",
+        "the first write, truncation or change of mode copies up, not the open",
+    ),
+    differs(
+        "aufs",
+        "a_lower_directory_is_renamed",
+        "refused with EXDEV without `dirren`, which few builds have",
+    ),
+    differs(
+        "aufs",
+        "inode_numbers_outlive_a_remount",
+        "numbers come from the xino table, which goes with the mount",
+    ),
+    differs(
+        "aufs",
+        "names_of_255_bytes_are_taken",
+        "ENAMETOOLONG: it wants room for `.wh.` before the name",
+    ),
+    differs(
+        "aufs",
+        "names_that_look_like_whiteouts_are_taken",
+        "EPERM: `.wh.` is reserved for whiteouts",
+    ),
     may_differ(
         "bundled",
         "hard_links_of_a_lower_layer_stay_one_file",

@@ -179,6 +179,7 @@ impl World {
             plan: &self.plan,
             lower: &self.lower,
             writable_lower: &self.writable,
+            hides: true,
             flat: None,
             upper: &upper,
             work: &work,

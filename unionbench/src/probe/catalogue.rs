@@ -112,12 +112,24 @@ pub const ROLES: &[Role] = &[
         "readdir_merge",
         &["ovl_dir_read_merged", "ovl_cache_get", "ovl_iterate"],
     ),
-    role(Lookup, Aufs, "lookup", &["au_lkup_dentry"]),
-    role(LayersVisited, Aufs, "layer", &["vfsub_lookup_one_len"]),
+    // open() of a name that is not cached does not pass `aufs_lookup`.
+    role(Lookup, Aufs, "lookup", &["au_lkup_dentry", "aufs_lookup"]),
+    // Also once for each name of a whiteout that is looked for.
+    role(LayersVisited, Aufs, "layer", &["vfsub_lookup_one_len", "vfsub_lkup_one"]),
+    // Not called with `udba=none`.
     role(Revalidate, Aufs, "revalidate", &["aufs_d_revalidate"]),
-    role(CopyUp, Aufs, "copy_up", &["au_sio_cpup_simple"]),
+    // The caller's function, which waits for a worker of the kernel: data,
+    // attributes and names of a regular file are copied there, in a thread that
+    // is not the workload's, so that they have no roles of their own. The first
+    // one is entered for directories too.
+    role(
+        CopyUp,
+        Aufs,
+        "copy_up",
+        &["au_do_sio_cpup_simple", "au_sio_cpup_simple", "au_cpup_simple"],
+    ),
     role(Whiteout, Aufs, "whiteout", &["au_wh_create", "link_or_create_wh"]),
-    role(ReaddirMerge, Aufs, "readdir_merge", &["au_vdir_init"]),
+    role(ReaddirMerge, Aufs, "readdir_merge", &["au_vdir_init", "aufs_iterate_shared"]),
     role(Lookup, Fuse, "lookup", &["fuse_lookup"]),
     role(Revalidate, Fuse, "revalidate", &["fuse_dentry_revalidate"]),
     role(ReaddirMerge, Fuse, "readdir_merge", &["fuse_readdir"]),
@@ -157,6 +169,59 @@ mod tests {
             Family::None,
         ];
         assert_eq!(families, expected);
+    }
+
+    /// Function names of a kernel, resolved for one family: what each role
+    /// would be attached to, in the order of the catalogue.
+    fn check(names: &str, family: Family, expected: &[(Operation, Option<&str>)]) {
+        let functions: Vec<_> = names.lines().map(|name| (1, name)).collect();
+        let table = super::super::kallsyms::Kallsyms::for_test(&functions);
+        let resolved: Vec<_> = ROLES
+            .iter()
+            .filter(|role| role.family == family)
+            .map(|role| {
+                let mut candidates = role.candidates.iter();
+                (role.operation, candidates.find_map(|candidate| table.resolve(candidate)))
+            })
+            .collect();
+        assert_eq!(resolved, expected);
+    }
+
+    #[test]
+    fn roles_resolve_on_linux_6_1_with_aufs() {
+        let names = include_str!("fixtures/linux-6.1-aufs.names");
+        check(
+            names,
+            Family::Aufs,
+            &[
+                (Lookup, Some("au_lkup_dentry")),
+                (LayersVisited, Some("vfsub_lookup_one_len")),
+                (Revalidate, Some("aufs_d_revalidate")),
+                (CopyUp, Some("au_do_sio_cpup_simple")),
+                (Whiteout, Some("au_wh_create")),
+                (ReaddirMerge, Some("au_vdir_init")),
+            ],
+        );
+        check(
+            names,
+            Family::Fuse,
+            &[
+                (Lookup, Some("fuse_lookup")),
+                (Revalidate, Some("fuse_dentry_revalidate")),
+                (ReaddirMerge, Some("fuse_readdir")),
+            ],
+        );
+    }
+
+    #[test]
+    fn roles_of_aufs_resolve_to_nothing_where_it_is_not() {
+        let names = include_str!("fixtures/linux-6.18.names");
+        check(
+            names,
+            Family::Aufs,
+            &[Lookup, LayersVisited, Revalidate, CopyUp, Whiteout, ReaddirMerge]
+                .map(|operation| (operation, Option::None)),
+        );
     }
 
     #[test]

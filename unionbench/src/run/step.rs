@@ -10,7 +10,9 @@ use super::cells::Cells;
 use super::observe::Observations;
 use super::{Context, RunError, Site, backend_of, chain, has_blocks, upper, volume, whole};
 use crate::backend::{Backend, BackendError, Call, OWN_PROGRAM, Request, Union, Usage};
-use crate::plan::{Action, Amount, BackendPlan, Cache, PhasePlan, Plan, Setup, StepPlan};
+use crate::plan::{
+    Action, Amount, BackendPlan, Cache, PhasePlan, Plan, Setup, StackPlan, StepPlan,
+};
 use crate::record::{Counter, Round};
 use crate::stack::{self, Whiteout};
 use crate::stats;
@@ -222,6 +224,7 @@ impl Step<'_> {
             plan: backend_plan,
             lower: &lower,
             writable_lower: &writable,
+            hides: hides(&self.plan.stacks[self.setup.stack]),
             flat: control.then_some(self.folders.flat.as_path()),
             upper: &self.folders.upper,
             work: &self.folders.work,
@@ -412,6 +415,12 @@ fn writable_layers(plan: &BackendPlan) -> Vec<usize> {
     listed.split(',').filter_map(|index| index.trim().parse().ok()).collect()
 }
 
+/// Lower layers hide something of those below them, or may: an image is not
+/// looked into here.
+pub(super) fn hides(stack: &StackPlan) -> bool {
+    stack.whiteouts_per_layer > 0 || stack.opaque_dirs_per_layer > 0 || stack.image.is_some()
+}
+
 /// What every mount of a setup will call, with placeholders for the folders of
 /// the run.
 ///
@@ -422,8 +431,7 @@ pub fn mount_calls(plan: &Plan, setup: &Setup) -> Result<Vec<Call>, BackendError
     let Some(backend) = backend_of(&backend_plan.kind) else { return Ok(Vec::new()) };
     let root = Path::new("SCRATCH").join(format!("backing-{}", setup.stack));
     let stack = &plan.stacks[setup.stack];
-    let hides = stack.whiteouts_per_layer > 0 || stack.opaque_dirs_per_layer > 0;
-    let whiteouts = if hides { backend.whiteouts(backend_plan) } else { Whiteout::CharDev };
+    let whiteouts = if hides(stack) { backend.whiteouts(backend_plan) } else { Whiteout::CharDev };
     let layers = root.join(super::lower_folder(whiteouts));
     let step = root.join("step");
     let writable = writable_layers(backend_plan);
@@ -437,6 +445,7 @@ pub fn mount_calls(plan: &Plan, setup: &Setup) -> Result<Vec<Call>, BackendError
         plan: backend_plan,
         lower: &lower,
         writable_lower: &writable,
+        hides: hides(stack),
         flat: Some(&root.join("flat")),
         upper: &step.join("upper"),
         work: &step.join("work"),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use super::step::Step;
+use super::step::{Step, hides};
 use crate::backend::{OWN_PROGRAM, Request, Union};
 use crate::plan::{Action, FileChoice, PhasePlan, Volume};
 use crate::record::Counter;
@@ -142,6 +142,7 @@ fn another(
         plan,
         lower: step.site.lower(step.backend.whiteouts(plan)),
         writable_lower: &[],
+        hides: hides(&step.plan.stacks[step.setup.stack]),
         flat: None,
         upper: &upper,
         work: &work,

@@ -54,6 +54,8 @@ impl Step<'_> {
                 plan: backend_plan,
                 lower: at.lower,
                 writable_lower: &[],
+                // An upper layer that was committed is a lower one next.
+                hides: true,
                 flat: None,
                 upper: at.upper,
                 work: at.work,
