@@ -207,6 +207,15 @@ pub fn compare_subjects(
                 }
             });
         }
+        // What only the new side counted may be what became worse.
+        for (metric, figure) in twin.iter().flat_map(|twin| &twin.metrics) {
+            let counted = figure.bounds().is_some_and(|(_, high)| high > 0.0);
+            if counted && !cell.metrics.contains_key(metric) {
+                let why = "the base does not hold the metric: save one that does".to_owned();
+                let new = centre(figure);
+                comparison.rows.push(Row { new, ..lacking(cell, metric, None, why) });
+            }
+        }
     }
     for cell in new.cells.iter().filter(|cell| base.cell(&cell.id).is_none()) {
         comparison.left_out.push((cell.id.clone(), "the base does not hold it".to_owned()));

@@ -341,6 +341,16 @@ fn counters(record: &Record, cell: &Cell) -> BTreeMap<String, f64> {
     let probed: Vec<&Round> = cell.rounds.iter().filter(|r| r.probes && r.n_ops > 0).collect();
     let n_ops: u64 = probed.iter().map(|round| round.n_ops).sum();
     let mut sums: BTreeMap<String, u64> = BTreeMap::new();
+    // A probe that was attached and saw nothing counted zero, and that zero is
+    // what a later record is held against.
+    let kind = record.backends.iter().find(|b| b.name == cell.backend).map(|b| b.kind.as_str());
+    let attached = record.probes.iter().filter(|probe| {
+        let concerned = probe.backend == "any" || kind == Some(probe.backend.as_str());
+        probe.attached && concerned && FIXED_CALLS.contains(&probe.operation.as_str())
+    });
+    if n_ops > 0 {
+        sums.extend(attached.map(|probe| (format!("calls.{}", probe.operation), 0)));
+    }
     for round in &probed {
         let exact = |name: &str| is_exact(name, record.latency_unit);
         for counter in round.counters.iter().filter(|counter| exact(&counter.name)) {

@@ -187,6 +187,46 @@ fn count_that_was_zero_may_not_rise() {
 }
 
 #[test]
+fn what_only_the_new_side_counted_does_not_pass() {
+    let mut new = record(12);
+    for round in new.cells.iter_mut().flat_map(|c| &mut c.rounds).filter(|r| r.probes) {
+        let engine = "tracepoint".to_owned();
+        round.counters.push(Counter { name: "fsyncs".into(), engine, value: 3 });
+    }
+    let comparison = compare(&record(12), &new, &POLICY).expect("comparable");
+    assert_eq!(comparison.verdict(), Verdict::Inconclusive);
+    // The control's cells held nothing before, so all of them is new.
+    let mut unsure = comparison.of(Verdict::Inconclusive);
+    assert!(unsure.all(|row| matches!(row.metric.as_str(), "fsyncs" | "figures")));
+}
+
+#[test]
+fn a_probe_that_saw_nothing_counted_zero() {
+    let with = |seen: bool| {
+        let mut record = record(12);
+        record.probes.push(crate::record::ProbeStatus {
+            operation: "ext4_fsync".into(),
+            backend: "any".into(),
+            engine: "tracepoint".into(),
+            symbol: "ext4_sync_file_enter".into(),
+            attached: true,
+            errno: None,
+            reason: String::new(),
+        });
+        for round in record.cells.iter_mut().flat_map(|c| &mut c.rounds).filter(|r| r.probes) {
+            if let (true, Some(first)) = (seen, round.kernel.first().cloned()) {
+                let operation = "ext4_fsync".to_owned();
+                round.kernel.push(crate::record::KernelHistogram { operation, ..first });
+            }
+        }
+        record
+    };
+    let comparison = compare(&with(false), &with(true), &POLICY).expect("comparable");
+    assert_eq!(comparison.verdict(), Verdict::Fail);
+    assert!(comparison.of(Verdict::Fail).all(|row| row.metric == "calls.ext4_fsync"));
+}
+
+#[test]
 fn what_is_never_twice_the_same_is_not_compared() {
     let with = |value| {
         let mut record = record(12);

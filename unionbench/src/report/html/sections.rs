@@ -87,14 +87,16 @@ fn growth_figure(analysis: &Analysis<'_>, same: &[&Series]) -> String {
 }
 
 fn growth_curve(analysis: &Analysis<'_>, series: &Series) -> Curve {
-    let ends = [series.points.first(), series.points.last()];
-    let ends = ends.into_iter().flatten().map(|p| p.0);
+    // Of many points, because a line is a curve where the axis is logarithmic.
+    let from = series.points.first().map_or(0.0, |p| p.0);
+    let to = series.points.last().map_or(0.0, |p| p.0);
+    let xs = (0..=32).map(|i| from + (to - from) * f64::from(i) / 32.0);
     let fit: Vec<(f64, f64)> = if is_size(&series.key) {
         let law = fit::power_law(&series.points);
-        ends.filter_map(|x| law.map(|l| (x, l.factor * x.powf(l.exponent)))).collect()
+        xs.filter_map(|x| law.map(|l| (x, l.factor * x.powf(l.exponent)))).collect()
     } else {
         let line = fit::line(&series.points);
-        ends.filter_map(|x| line.map(|l| (x, (l.intercept + l.slope * x).max(0.0)))).collect()
+        xs.filter_map(|x| line.map(|l| (x, (l.intercept + l.slope * x).max(0.0)))).collect()
     };
     let bands = analysis
         .phase(&series.phase)
