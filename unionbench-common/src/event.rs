@@ -34,3 +34,14 @@ const _: () = assert!(size_of::<CopyUpEvent>() == 40);
 impl CopyUpEvent {
     pub const UNKNOWN_SIZE: u64 = u64::MAX;
 }
+
+/// All visits of the layers that were asked at the same turn of their lookups.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LayerTurn {
+    pub asked: u64,
+    /// Nanoseconds of the kernel's clock, all visits together.
+    pub spent_ns: u64,
+}
+
+const _: () = assert!(size_of::<LayerTurn>() == 16);

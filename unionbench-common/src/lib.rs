@@ -12,7 +12,7 @@ pub mod hist;
 pub mod op;
 pub mod thread;
 
-pub use event::{Control, CopyUpEvent};
+pub use event::{Control, CopyUpEvent, LayerTurn};
 pub use hist::Histogram;
 pub use op::{Counter, Operation};
 pub use thread::{Frame, Thread};
@@ -26,6 +26,8 @@ mod plain {
     unsafe impl aya::Pod for crate::CopyUpEvent {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::Histogram {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::LayerTurn {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::Thread {}
 }

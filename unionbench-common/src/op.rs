@@ -27,10 +27,29 @@ pub enum Operation {
     Fsync = 9,
     /// A file synchronised by ext4.
     Ext4Fsync = 10,
+    /// One layer asked for a name.
+    LayerLookup = 11,
+    /// Within a copy-up: waiting until no other thread copies the same object.
+    CopyUpLock = 12,
+    /// Within a copy-up: the new object made, without a name or in the work
+    /// directory.
+    CopyUpCreate = 13,
+    /// Within a copy-up: data shared by reflink, or the attempt.
+    CopyUpClone = 14,
+    /// Within a copy-up: data moved through a pipe, one piece.
+    CopyUpSplice = 15,
+    /// Within a copy-up: data copied by the backing file system, one piece.
+    CopyUpCopy = 16,
+    /// Within a copy-up: the new object synchronised.
+    CopyUpFsync = 17,
+    /// Within a copy-up: the new object put in its place, by rename or link.
+    CopyUpRename = 18,
+    /// A FUSE request, where the kernel has no tracepoint for it.
+    FuseRequest = 19,
 }
 
 impl Operation {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 20] = [
         Self::Lookup,
         Self::LayersVisited,
         Self::Revalidate,
@@ -42,6 +61,15 @@ impl Operation {
         Self::ReaddirMerge,
         Self::Fsync,
         Self::Ext4Fsync,
+        Self::LayerLookup,
+        Self::CopyUpLock,
+        Self::CopyUpCreate,
+        Self::CopyUpClone,
+        Self::CopyUpSplice,
+        Self::CopyUpCopy,
+        Self::CopyUpFsync,
+        Self::CopyUpRename,
+        Self::FuseRequest,
     ];
 
     /// The name in records and tables.
@@ -58,13 +86,22 @@ impl Operation {
             Self::ReaddirMerge => "readdir_merge",
             Self::Fsync => "fsync",
             Self::Ext4Fsync => "ext4_fsync",
+            Self::LayerLookup => "layer_lookup",
+            Self::CopyUpLock => "copy_up_lock",
+            Self::CopyUpCreate => "copy_up_create",
+            Self::CopyUpClone => "copy_up_clone",
+            Self::CopyUpSplice => "copy_up_splice",
+            Self::CopyUpCopy => "copy_up_copy",
+            Self::CopyUpFsync => "copy_up_fsync",
+            Self::CopyUpRename => "copy_up_rename",
+            Self::FuseRequest => "fuse_request",
         }
     }
 }
 
 /// The histogram map: operations first, then chosen system calls, then FUSE
 /// requests by opcode.
-pub const SYSCALL_BASE: u32 = 16;
+pub const SYSCALL_BASE: u32 = 32;
 /// How many system calls can have a histogram; all are counted.
 pub const SYSCALL_SLOTS: u32 = 64;
 pub const FUSE_BASE: u32 = SYSCALL_BASE + SYSCALL_SLOTS;
@@ -73,6 +110,9 @@ pub const FUSE_OPCODES: u32 = 64;
 pub const HISTOGRAMS: u32 = FUSE_BASE + FUSE_OPCODES;
 /// System calls with a greater number are counted as lost.
 pub const SYSCALL_NUMBERS: u32 = 1024;
+/// Layers of one lookup that are told apart by their turn; overlayfs takes 500
+/// and an upper one.
+pub const LAYER_TURNS: u32 = 512;
 
 const _: () = assert!(Operation::ALL.len() as u32 <= SYSCALL_BASE);
 
@@ -106,10 +146,28 @@ pub enum Counter {
     InodesDirtied = 11,
     /// Layers asked, whether or not inside a lookup that was seen.
     LayerVisits = 12,
+    /// Bytes that copy-ups shared by reflink.
+    BytesCloned = 13,
+    /// Bytes that copy-ups moved through a pipe.
+    BytesSpliced = 14,
+    /// Bytes that copy-ups had the backing file system copy.
+    BytesCopied = 15,
+    /// Calls of `vfs_getxattr`, the union's own and those it makes below.
+    XattrGets = 16,
+    /// Calls of `vfs_setxattr`.
+    XattrSets = 17,
+    /// Calls of `vfs_listxattr`.
+    XattrLists = 18,
+    /// Calls of `vfs_removexattr`.
+    XattrRemoves = 19,
+    /// Whole file systems synchronised (`sync_filesystem`).
+    FileSystemSyncs = 20,
+    /// FUSE requests that nobody waits for, such as readahead.
+    FuseBackground = 21,
 }
 
 impl Counter {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 22] = [
         Self::LostThreads,
         Self::LostFrames,
         Self::LostEnds,
@@ -123,6 +181,15 @@ impl Counter {
         Self::FoliosDirtied,
         Self::InodesDirtied,
         Self::LayerVisits,
+        Self::BytesCloned,
+        Self::BytesSpliced,
+        Self::BytesCopied,
+        Self::XattrGets,
+        Self::XattrSets,
+        Self::XattrLists,
+        Self::XattrRemoves,
+        Self::FileSystemSyncs,
+        Self::FuseBackground,
     ];
 
     /// The name in records and tables.
@@ -141,6 +208,15 @@ impl Counter {
             Self::FoliosDirtied => "folios_dirtied",
             Self::InodesDirtied => "inodes_dirtied",
             Self::LayerVisits => "layer_visits",
+            Self::BytesCloned => "bytes_cloned",
+            Self::BytesSpliced => "bytes_spliced",
+            Self::BytesCopied => "bytes_copied",
+            Self::XattrGets => "xattr_gets",
+            Self::XattrSets => "xattr_sets",
+            Self::XattrLists => "xattr_lists",
+            Self::XattrRemoves => "xattr_removes",
+            Self::FileSystemSyncs => "file_system_syncs",
+            Self::FuseBackground => "fuse_background",
         }
     }
 
@@ -151,7 +227,7 @@ impl Counter {
 }
 
 /// Room in the counter map.
-pub const COUNTERS: u32 = 16;
+pub const COUNTERS: u32 = 32;
 
 #[cfg(test)]
 mod tests {

@@ -3,30 +3,50 @@
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_log_ebpf::warn;
+use unionbench_common::op::{FUSE_BASE, FUSE_OPCODES, LAYER_TURNS};
 use unionbench_common::thread::MAX_DEPTH;
 use unionbench_common::{CopyUpEvent, Counter, Frame, Operation, Thread};
 
-use crate::maps::{EVENTS, count, masked, record, thread};
+use crate::maps::{COPY_UPS, EVENTS, LAYERS, add, count, count_number, masked, record, thread};
 
 /// A running call begins.
 #[inline(always)]
 pub fn begin(operation: Operation, note: u64) {
-    let Some(thread) = thread() else { return };
-    let depth = thread.depth as usize;
-    thread.depth += 1;
-    match thread.frames.get_mut(depth) {
-        Some(frame) => {
-            frame.operation = operation as u32;
-            frame.note = note;
-            // Read last: what stands above is not the call's own time.
-            // SAFETY: the helper has no preconditions.
-            frame.start_ns = unsafe { bpf_ktime_get_ns() };
-        }
-        None => count(Counter::LostFrames),
+    if let Some(thread) = thread() {
+        push(thread, operation, note);
     }
 }
 
-/// A call ends with what the function returned.
+/// As [`begin`], for a function that is of interest within a copy-up only.
+#[inline(always)]
+pub fn begin_phase(operation: Operation) {
+    if let Some(thread) = thread()
+        && thread.copy_ups > 0
+    {
+        push(thread, operation, 0);
+    }
+}
+
+/// A layer is asked for a name: the innermost lookup visits one more.
+#[inline(always)]
+pub fn begin_layer() {
+    let Some(thread) = thread() else { return };
+    count(Counter::LayerVisits);
+    let mut turn = u64::from(LAYER_TURNS);
+    if thread.depth > 0 && thread.depth as usize <= MAX_DEPTH {
+        let top = masked::<{ MAX_DEPTH - 1 }>(thread.depth as usize - 1);
+        if let Some(frame) = thread.frames.get_mut(top)
+            && frame.operation == Operation::Lookup as u32
+        {
+            turn = frame.note;
+            frame.note += 1;
+        }
+    }
+    push(thread, Operation::LayerLookup, turn);
+}
+
+/// A call ends with what the function returned, or zero where that is of no
+/// interest and was not read.
 #[inline(always)]
 pub fn end<C: EbpfContext>(ctx: &C, operation: Operation, returned: i64) {
     // SAFETY: the helper has no preconditions.
@@ -38,56 +58,136 @@ pub fn end<C: EbpfContext>(ctx: &C, operation: Operation, returned: i64) {
     }
     let Some(frame) = pop(thread, operation) else { return };
     let duration = now.wrapping_sub(frame.start_ns);
-    // The kernel returns errors as the last 4095 values of its type.
-    let failed = (-4095..0).contains(&returned);
-    record(operation as u32, duration, failed);
+    record(operation as u32, duration, false);
     match operation {
         Operation::Lookup => record(Operation::LayersVisited as u32, frame.note, false),
-        Operation::CopyUp => tell(ctx, &frame, duration, returned as i32, thread.depth),
+        Operation::LayerLookup => add_turn(frame.note, duration),
+        Operation::CopyUp => {
+            if returned == 0 {
+                add_cause(thread);
+            }
+            tell(ctx, &frame, duration, returned as i32, thread.depth);
+        }
+        Operation::Fsync if thread.copy_ups > 0 => {
+            record(Operation::CopyUpFsync as u32, duration, false);
+        }
+        Operation::CopyUpClone => add_bytes(Counter::BytesCloned, returned),
+        Operation::CopyUpSplice => add_bytes(Counter::BytesSpliced, returned),
+        Operation::CopyUpCopy => add_bytes(Counter::BytesCopied, returned),
+        Operation::FuseRequest => record_fuse(frame.note, duration),
         _ => {}
     }
 }
 
-/// A layer is asked for a name: the innermost lookup visits one more.
+/// As [`end`], for a call that [`begin_phase`] may have left out.
 #[inline(always)]
-pub fn visit_layer() {
-    let Some(thread) = thread() else { return };
-    count(Counter::LayerVisits);
-    if thread.depth == 0 || thread.depth as usize > MAX_DEPTH {
+pub fn end_phase<C: EbpfContext>(ctx: &C, operation: Operation, returned: i64) {
+    let within = thread().is_some_and(|thread| thread.copy_ups > 0);
+    if within {
+        end(ctx, operation, returned);
+    }
+}
+
+#[inline(always)]
+fn push(thread: &mut Thread, operation: Operation, note: u64) {
+    let depth = thread.depth as usize;
+    thread.depth += 1;
+    match thread.frames.get_mut(depth) {
+        Some(frame) => {
+            if matches!(operation, Operation::CopyUp) {
+                thread.copy_ups += 1;
+            }
+            frame.operation = operation as u32;
+            frame.note = note;
+            // Read last: what stands above is not the call's own time.
+            // SAFETY: the helper has no preconditions.
+            frame.start_ns = unsafe { bpf_ktime_get_ns() };
+        }
+        None => count(Counter::LostFrames),
+    }
+}
+
+#[inline(always)]
+fn add_turn(turn: u64, duration: u64) {
+    // A layer that was asked outside a lookup has no turn.
+    if turn >= u64::from(LAYER_TURNS) {
         return;
     }
-    let top = masked::<{ MAX_DEPTH - 1 }>(thread.depth as usize - 1);
-    if let Some(frame) = thread.frames.get_mut(top)
-        && frame.operation == Operation::Lookup as u32
-    {
-        frame.note += 1;
+    let Some(turns) = LAYERS.get_ptr_mut(0) else { return };
+    // SAFETY: the pointer is to this CPU's value and not null.
+    let turns = unsafe { &mut *turns };
+    if let Some(sums) = turns.get_mut(masked::<{ LAYER_TURNS as usize - 1 }>(turn as usize)) {
+        sums.asked += 1;
+        sums.spent_ns += duration;
+    }
+}
+
+/// A copy-up was caused by the system call that its thread is in.
+#[inline(always)]
+fn add_cause(thread: &Thread) {
+    if thread.syscall_start_ns == 0 {
+        return;
+    }
+    count_number(&COPY_UPS, thread.syscall);
+}
+
+#[inline(always)]
+fn add_bytes(counter: Counter, returned: i64) {
+    if returned > 0 {
+        add(counter, returned as u64);
+    }
+}
+
+#[inline(always)]
+fn record_fuse(opcode: u64, duration: u64) {
+    if opcode < u64::from(FUSE_OPCODES) {
+        record(FUSE_BASE + opcode as u32, duration, false);
+    } else {
+        count(Counter::LostNumbers);
     }
 }
 
 /// Takes the innermost frame of this operation, and drops those above it,
 /// whose ends were missed. An end without a frame belongs to a call that
 /// began before the phase, and is no loss.
-///
-/// It walks upwards and keeps the last match: downwards, the verifier loses
-/// the lower bound of the index.
 #[inline(always)]
 fn pop(thread: &mut Thread, operation: Operation) -> Option<Frame> {
     let depth = thread.depth;
+    if depth == 0 {
+        return None;
+    }
+    let top = masked::<{ MAX_DEPTH - 1 }>(depth as usize - 1);
+    let (index, frame) = match thread.frames.get(top) {
+        Some(frame) if frame.operation == operation as u32 => (depth - 1, *frame),
+        _ => below(thread, operation)?,
+    };
+    thread.depth = index;
+    if index == 0 {
+        // Also after ends that were missed.
+        thread.copy_ups = 0;
+    } else if matches!(operation, Operation::CopyUp) {
+        thread.copy_ups = thread.copy_ups.saturating_sub(1);
+    }
+    Some(frame)
+}
+
+/// The frame is not the topmost. It walks upwards and keeps the last match:
+/// downwards, the verifier loses the lower bound of the index.
+#[inline(always)]
+fn below(thread: &Thread, operation: Operation) -> Option<(u32, Frame)> {
     let mut found = None;
     for (index, frame) in thread.frames.iter().enumerate() {
-        if index as u32 >= depth {
+        if index as u32 >= thread.depth {
             break;
         }
         if frame.operation == operation as u32 {
             found = Some((index as u32, *frame));
         }
     }
-    let (index, frame) = found?;
-    if index + 1 != depth {
+    if found.is_some() {
         count(Counter::LostEnds);
     }
-    thread.depth = index;
-    Some(frame)
+    found
 }
 
 #[inline(always)]
@@ -109,36 +209,83 @@ fn tell<C: EbpfContext>(ctx: &C, frame: &Frame, duration_ns: u64, returned: i32,
     entry.submit(0);
 }
 
-/// The four programs of one role: `pair!(Operation, note, type of the return
-/// value, fentry, fexit, kprobe, kretprobe)`. Integers are read as `i32`, since the upper half of
-/// the register is not defined; pointers as `i64`.
+/// The four programs of one role: `pair!(Operation, begin, end, type of the
+/// return value or `none`, fentry, fexit, kprobe, kretprobe)`. Integers are read as `i32`, since the upper half of
+/// the register is not defined; pointers and sizes as `i64`.
 macro_rules! pair {
-    ($operation:ident, $note:expr, $returned:ty, $fentry:ident, $fexit:ident, $kprobe:ident, $kretprobe:ident) => {
+    ($operation:ident, $begin:expr, $end:path, none, $fentry:ident, $fexit:ident, $kprobe:ident, $kretprobe:ident) => {
         #[aya_ebpf::macros::fentry]
         pub fn $fentry(_ctx: aya_ebpf::programs::FEntryContext) -> u32 {
-            $crate::call::begin(unionbench_common::Operation::$operation, $note);
+            $begin;
+            0
+        }
+
+        #[aya_ebpf::macros::fexit]
+        pub fn $fexit(ctx: aya_ebpf::programs::FExitContext) -> u32 {
+            $end(&ctx, unionbench_common::Operation::$operation, 0);
+            0
+        }
+
+        #[aya_ebpf::macros::kprobe]
+        pub fn $kprobe(_ctx: aya_ebpf::programs::ProbeContext) -> u32 {
+            $begin;
+            0
+        }
+
+        #[aya_ebpf::macros::kretprobe]
+        pub fn $kretprobe(ctx: aya_ebpf::programs::RetProbeContext) -> u32 {
+            $end(&ctx, unionbench_common::Operation::$operation, 0);
+            0
+        }
+    };
+    ($operation:ident, $begin:expr, $end:path, $returned:ty, $fentry:ident, $fexit:ident, $kprobe:ident, $kretprobe:ident) => {
+        #[aya_ebpf::macros::fentry]
+        pub fn $fentry(_ctx: aya_ebpf::programs::FEntryContext) -> u32 {
+            $begin;
             0
         }
 
         #[aya_ebpf::macros::fexit]
         pub fn $fexit(ctx: aya_ebpf::programs::FExitContext) -> u32 {
             let returned = ctx.ret::<$returned>().unwrap_or(0);
-            $crate::call::end(&ctx, unionbench_common::Operation::$operation, returned as i64);
+            $end(&ctx, unionbench_common::Operation::$operation, returned as i64);
             0
         }
 
         #[aya_ebpf::macros::kprobe]
         pub fn $kprobe(_ctx: aya_ebpf::programs::ProbeContext) -> u32 {
-            $crate::call::begin(unionbench_common::Operation::$operation, $note);
+            $begin;
             0
         }
 
         #[aya_ebpf::macros::kretprobe]
         pub fn $kretprobe(ctx: aya_ebpf::programs::RetProbeContext) -> u32 {
             let returned = ctx.ret::<$returned>();
-            $crate::call::end(&ctx, unionbench_common::Operation::$operation, returned as i64);
+            $end(&ctx, unionbench_common::Operation::$operation, returned as i64);
             0
         }
     };
 }
 pub(crate) use pair;
+
+/// The two programs of a function whose calls are only counted.
+macro_rules! counted {
+    ($counter:ident, $fentry:ident, $kprobe:ident) => {
+        #[aya_ebpf::macros::fentry]
+        pub fn $fentry(_ctx: aya_ebpf::programs::FEntryContext) -> u32 {
+            if $crate::maps::is_watched() {
+                $crate::maps::count(unionbench_common::Counter::$counter);
+            }
+            0
+        }
+
+        #[aya_ebpf::macros::kprobe]
+        pub fn $kprobe(_ctx: aya_ebpf::programs::ProbeContext) -> u32 {
+            if $crate::maps::is_watched() {
+                $crate::maps::count(unionbench_common::Counter::$counter);
+            }
+            0
+        }
+    };
+}
+pub(crate) use counted;

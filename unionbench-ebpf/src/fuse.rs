@@ -3,12 +3,15 @@
 //! (readahead in a worker, writeback) are not the workload's thread's and are
 //! left out.
 
-use aya_ebpf::helpers::bpf_ktime_get_ns;
-use aya_ebpf::macros::tracepoint;
-use aya_ebpf::programs::TracePointContext;
-use unionbench_common::Counter;
+use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_probe_read_kernel};
+use aya_ebpf::macros::{fentry, fexit, kprobe, kretprobe, tracepoint};
+use aya_ebpf::programs::{
+    FEntryContext, FExitContext, ProbeContext, RetProbeContext, TracePointContext,
+};
 use unionbench_common::op::{FUSE_BASE, FUSE_OPCODES};
+use unionbench_common::{Counter, Operation};
 
+use crate::call::{begin, counted, end as end_call};
 use crate::maps::{FUSE_REQUESTS, FuseKey, FuseStart, count, is_enabled, is_watched, record};
 
 // Offsets in the tracepoints' records; the loading side compares them with
@@ -32,6 +35,50 @@ pub fn fuse_request_end(ctx: TracePointContext) -> u32 {
         end(&ctx);
     }
     0
+}
+
+// Before Linux 6.11 there are no tracepoints, but a function that sends a
+// request and waits: `fuse_simple_request(struct fuse_mount *, struct fuse_args *)`.
+
+/// `struct fuse_args` begins with a 64-bit node id, then the opcode (Linux 5.4
+/// to 6.10).
+const ARGS_OPCODE: usize = 8;
+
+#[fentry]
+pub fn fuse_request_fentry(ctx: FEntryContext) -> u32 {
+    begin_request(ctx.arg::<*const u8>(1));
+    0
+}
+
+#[fexit]
+pub fn fuse_request_fexit(ctx: FExitContext) -> u32 {
+    let returned = ctx.ret::<i64>().unwrap_or(0);
+    end_call(&ctx, Operation::FuseRequest, returned);
+    0
+}
+
+#[kprobe]
+pub fn fuse_request_kprobe(ctx: ProbeContext) -> u32 {
+    if let Some(args) = ctx.arg::<*const u8>(1) {
+        begin_request(args);
+    }
+    0
+}
+
+#[kretprobe]
+pub fn fuse_request_kretprobe(ctx: RetProbeContext) -> u32 {
+    let returned = ctx.ret::<i64>();
+    end_call(&ctx, Operation::FuseRequest, returned);
+    0
+}
+
+counted!(FuseBackground, fuse_background_fentry, fuse_background_kprobe);
+
+#[inline(always)]
+fn begin_request(args: *const u8) {
+    // SAFETY: the helper fails on an address that cannot be read.
+    let opcode = unsafe { bpf_probe_read_kernel(args.wrapping_add(ARGS_OPCODE).cast::<u32>()) };
+    begin(Operation::FuseRequest, opcode.map_or(u64::MAX, u64::from));
 }
 
 #[inline(always)]

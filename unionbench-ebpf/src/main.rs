@@ -17,6 +17,7 @@
 mod call;
 mod fuse;
 mod maps;
+mod nothing;
 mod overlay;
 mod sample;
 mod syscall;

@@ -1,4 +1,5 @@
-//! The maps, and the few ways they are touched.
+//! The maps, and the few ways they are touched. Tables of counts are one value
+//! each, so that the loading side reads one in one call.
 
 use core::arch::asm;
 
@@ -6,34 +7,41 @@ use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, PerCpuHashMap, RingBuf, StackTrace};
 use unionbench_common::hist::BUCKETS;
-use unionbench_common::op::{COUNTERS, HISTOGRAMS, SYSCALL_NUMBERS};
-use unionbench_common::{Control, Counter, Histogram, Thread};
+use unionbench_common::op::{COUNTERS, HISTOGRAMS, LAYER_TURNS, SYSCALL_NUMBERS};
+use unionbench_common::thread::{SLOTS, slot};
+use unionbench_common::{Control, Counter, Histogram, LayerTurn, Thread};
 
 #[map]
 static CONTROL: Array<Control> = Array::with_max_entries(1, 0);
 
-/// The workload's threads by thread id.
+/// The workload's threads, by the slots of their ids.
 #[map]
-static THREADS: HashMap<u32, Thread> = HashMap::with_max_entries(4096, 0);
-
-/// A thread with no running call, never written to. Made on a program's
-/// stack it would take 208 of its 512 bytes, and a loop to clear them.
-#[map]
-static IDLE: Array<Thread> = Array::with_max_entries(1, 0);
+static THREADS: Array<Thread> = Array::with_max_entries(SLOTS, 0);
 
 #[map]
 static HISTOGRAM: PerCpuArray<Histogram> = PerCpuArray::with_max_entries(HISTOGRAMS, 0);
 
 #[map]
-static COUNTER: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS, 0);
+static COUNTER: PerCpuArray<[u64; COUNTERS as usize]> = PerCpuArray::with_max_entries(1, 0);
 
 /// Finished system calls by number.
 #[map]
-pub static SYSCALLS: PerCpuArray<u64> = PerCpuArray::with_max_entries(SYSCALL_NUMBERS, 0);
+pub static SYSCALLS: PerCpuArray<[u64; SYSCALL_NUMBERS as usize]> =
+    PerCpuArray::with_max_entries(1, 0);
 
 /// By number of the system call: the index of its histogram, zero for none.
 #[map]
 pub static SYSCALL_HISTOGRAM: Array<u32> = Array::with_max_entries(SYSCALL_NUMBERS, 0);
+
+/// Finished copy-ups by the number of the system call that caused them.
+#[map]
+pub static COPY_UPS: PerCpuArray<[u64; SYSCALL_NUMBERS as usize]> =
+    PerCpuArray::with_max_entries(1, 0);
+
+/// Layers by their turn in the lookup that asked them.
+#[map]
+pub static LAYERS: PerCpuArray<[LayerTurn; LAYER_TURNS as usize]> =
+    PerCpuArray::with_max_entries(1, 0);
 
 /// Copy-ups. 1 MiB holds 21,000 of them; it is drained when a phase ends.
 #[map]
@@ -65,46 +73,53 @@ pub struct FuseStart {
     pub opcode: u64,
 }
 
-/// The current thread's entry; none if no phase runs or it is not of the
-/// workload. A map value never moves while its program runs, and only this
-/// thread writes to it: a thread is on one CPU at a time, and the programs
-/// that use the entry run in the thread's own context.
+/// The current thread's slot; none if it is not of the workload or no phase
+/// runs. A map value never moves while its program runs, and only this thread
+/// writes to it: a thread is on one CPU at a time, and the programs that use
+/// the slot run in the thread's own context.
 #[inline(always)]
 pub fn thread() -> Option<&'static mut Thread> {
-    let control = CONTROL.get(0)?;
-    if control.enabled == 0 {
-        return None;
-    }
     let ids = bpf_get_current_pid_tgid();
-    let (tgid, tid) = ((ids >> 32) as u32, ids as u32);
-    if let Some(entry) = THREADS.get_ptr_mut(tid) {
-        // SAFETY: the pointer comes from the map and is not null; see above
-        // for why nothing else writes to it meanwhile.
-        return Some(unsafe { &mut *entry });
+    let tid = ids as u32;
+    let entry = THREADS.get_ptr_mut(slot(tid))?;
+    // SAFETY: the pointer comes from the map and is not null; see above for why
+    // nothing else writes to a slot that is this thread's.
+    let entry = unsafe { &mut *entry };
+    if entry.tid == tid {
+        return Some(entry);
     }
-    if control.tgid == 0 || control.tgid != tgid {
+    join(entry, (ids >> 32) as u32, tid)
+}
+
+/// A thread of a process that is watched as a whole takes its slot when it is
+/// first seen.
+#[inline(always)]
+fn join(entry: &'static mut Thread, tgid: u32, tid: u32) -> Option<&'static mut Thread> {
+    let control = CONTROL.get(0)?;
+    if control.tgid == 0 || control.tgid != tgid || control.enabled == 0 {
         return None;
     }
-    if THREADS.insert(tid, IDLE.get(0)?, 0).is_err() {
+    if entry.tid != 0 {
         count(Counter::LostThreads);
         return None;
     }
-    let entry = THREADS.get_ptr_mut(tid)?;
-    // SAFETY: as above.
-    Some(unsafe { &mut *entry })
+    entry.tid = tid;
+    Some(entry)
 }
 
 /// Whether the current thread is the workload's. For programs that may
-/// interrupt another program of the same thread and must not touch its entry.
+/// interrupt another program of the same thread and must not touch its slot.
 #[inline(always)]
 pub fn is_watched() -> bool {
-    let Some(control) = CONTROL.get(0) else { return false };
-    if control.enabled == 0 {
-        return false;
-    }
     let ids = bpf_get_current_pid_tgid();
-    let of_process = control.tgid != 0 && control.tgid == (ids >> 32) as u32;
-    of_process || THREADS.get_ptr(ids as u32).is_some()
+    let tid = ids as u32;
+    let Some(entry) = THREADS.get(slot(tid)) else { return false };
+    if entry.tid == tid {
+        return true;
+    }
+    CONTROL.get(0).is_some_and(|control| {
+        control.tgid != 0 && control.enabled != 0 && control.tgid == (ids >> 32) as u32
+    })
 }
 
 /// Whether a phase runs: for ends seen in another thread than the beginning.
@@ -115,9 +130,34 @@ pub fn is_enabled() -> bool {
 
 #[inline(always)]
 pub fn count(counter: Counter) {
-    if let Some(value) = COUNTER.get_ptr_mut(counter as u32) {
-        // SAFETY: the pointer is into this CPU's value and not null.
-        unsafe { *value += 1 };
+    add(counter, 1);
+}
+
+#[inline(always)]
+pub fn add(counter: Counter, amount: u64) {
+    if let Some(counters) = COUNTER.get_ptr_mut(0) {
+        // SAFETY: the pointer is to this CPU's value and not null; every counter
+        // has room in it.
+        unsafe { (*counters)[counter as usize] += amount };
+    }
+}
+
+/// Counts one more of what has this number; false if the table ends before it.
+#[inline(always)]
+pub fn count_number(table: &PerCpuArray<[u64; SYSCALL_NUMBERS as usize]>, number: u32) -> bool {
+    const LAST: usize = SYSCALL_NUMBERS as usize - 1;
+    if number as usize > LAST {
+        return false;
+    }
+    let Some(numbers) = table.get_ptr_mut(0) else { return false };
+    // SAFETY: the pointer is to this CPU's value and not null.
+    let numbers = unsafe { &mut *numbers };
+    match numbers.get_mut(masked::<LAST>(number as usize)) {
+        Some(seen) => {
+            *seen += 1;
+            true
+        }
+        None => false,
     }
 }
 

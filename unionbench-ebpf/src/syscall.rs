@@ -5,7 +5,7 @@ use aya_ebpf::macros::raw_tracepoint;
 use aya_ebpf::programs::RawTracePointContext;
 use unionbench_common::Counter;
 
-use crate::maps::{SYSCALL_HISTOGRAM, SYSCALLS, count, record, thread};
+use crate::maps::{SYSCALL_HISTOGRAM, SYSCALLS, count, count_number, record, thread};
 
 /// Prototype: `(struct pt_regs *regs, long id)`.
 #[raw_tracepoint]
@@ -30,12 +30,10 @@ pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
         return 0;
     }
     thread.syscall_start_ns = 0;
-    let Some(seen) = SYSCALLS.get_ptr_mut(thread.syscall) else {
+    if !count_number(&SYSCALLS, thread.syscall) {
         count(Counter::LostNumbers);
         return 0;
-    };
-    // SAFETY: the pointer is into this CPU's value and not null.
-    unsafe { *seen += 1 };
+    }
     if let Some(&index) = SYSCALL_HISTOGRAM.get(thread.syscall)
         && index != 0
     {

@@ -4,10 +4,24 @@ use aya_ebpf::macros::raw_tracepoint;
 use aya_ebpf::programs::RawTracePointContext;
 use unionbench_common::{Counter, Operation};
 
-use crate::call::{begin, end, pair};
+use crate::call::{begin, counted, end, pair};
 use crate::maps::{count, is_watched};
 
-pair!(Fsync, 0, i32, fsync_fentry, fsync_fexit, fsync_kprobe, fsync_kretprobe);
+pair!(
+    Fsync,
+    begin(Operation::Fsync, 0),
+    end,
+    none,
+    fsync_fentry,
+    fsync_fexit,
+    fsync_kprobe,
+    fsync_kretprobe
+);
+counted!(XattrGets, xattr_get_fentry, xattr_get_kprobe);
+counted!(XattrSets, xattr_set_fentry, xattr_set_kprobe);
+counted!(XattrLists, xattr_list_fentry, xattr_list_kprobe);
+counted!(XattrRemoves, xattr_remove_fentry, xattr_remove_kprobe);
+counted!(FileSystemSyncs, sync_fs_fentry, sync_fs_kprobe);
 
 #[raw_tracepoint]
 pub fn ext4_sync_file_enter(_ctx: RawTracePointContext) -> i32 {

@@ -122,6 +122,10 @@ impl GuestArgs {
             };
             guest.files.push(GuestFile::host(path, host));
         }
+        // What makes this program talk makes it talk in the guest.
+        if let Ok(filter) = std::env::var("RUST_LOG") {
+            guest.env.push(("RUST_LOG".into(), filter));
+        }
         guest.stop = stop_on_interrupt();
         Ok(guest)
     }

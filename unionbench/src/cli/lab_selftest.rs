@@ -32,6 +32,8 @@ enum What {
     /// Time of 100 cold lookups in the bottom layer, one a line, in
     /// /out/lookups
     Lookup,
+    /// What a pair of probes costs by each engine, as JSON in /out/probe-cost
+    ProbeCost,
     /// Exit with --code
     Exit,
     /// Never end
@@ -46,6 +48,9 @@ enum What {
 
 const N_LOOKUPS: usize = 100;
 
+/// The file below the output folder in which `probe-cost` leaves its figures.
+pub(super) const PROBE_COST: &str = "probe-cost";
+
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     ensure!(
         crate::lab::init::is_guest(),
@@ -53,6 +58,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     );
     match args.what {
         What::Lookup => cold_lookups(args.depth)?,
+        What::ProbeCost => probe_cost()?,
         What::Exit => return Ok(ExitCode::from(args.code)),
         What::Hang => loop {
             std::thread::park();
@@ -109,6 +115,14 @@ fn cold_lookups(depth: usize) -> anyhow::Result<()> {
     }
     unmount(&merged, UnmountFlags::empty())?;
     fs::write(Path::new(OUT_DIR).join("lookups"), times)?;
+    Ok(())
+}
+
+fn probe_cost() -> anyhow::Result<()> {
+    let path = "/scratch/synchronised";
+    let file = fs::File::create(path).with_context(|| format!("cannot create {path}"))?;
+    let costs = crate::probe::pair_costs(&file)?;
+    fs::write(Path::new(OUT_DIR).join(PROBE_COST), serde_json::to_vec(&costs)?)?;
     Ok(())
 }
 

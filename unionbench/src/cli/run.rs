@@ -157,7 +157,7 @@ fn load(args: &Args) -> anyhow::Result<(Scenario, ScenarioText)> {
     }
 }
 
-/// Runs the scenario in a guest of each kernel; what fails in any is told.
+/// Runs the scenario in a guest of each kernel, for one record of them all.
 fn run_in_lab(
     args: &Args,
     plan: &Plan,
@@ -170,15 +170,9 @@ fn run_in_lab(
         results: &args.results,
         quiet: args.quiet,
     };
-    let mut code = ExitCode::SUCCESS;
-    for (record, folder) in run_lab::run(&args.guest, args.mode, &order)? {
-        print_result(args, &record, &folder)?;
-        let verdict = verdict(&record)?;
-        if verdict != ExitCode::SUCCESS {
-            code = verdict;
-        }
-    }
-    Ok(code)
+    let (record, folder) = run_lab::run(&args.guest, args.mode, &order)?;
+    print_result(args, &record, &folder)?;
+    verdict(&record)
 }
 
 /// What the guest's own `run` has to be told of this one's choices.
@@ -317,7 +311,10 @@ fn end_children() {
 /// asked for none pays for none.
 fn observer(plan: &Plan, user_namespace: bool) -> Box<dyn Observer> {
     if plan.probes && !user_namespace {
-        Box::new(Probes::new())
+        Box::new(match latency_unit() {
+            LatencyUnit::Instructions => Probes::without_sampling(),
+            LatencyUnit::Nanoseconds => Probes::new(),
+        })
     } else {
         Box::new(Blind { engines: engines() })
     }

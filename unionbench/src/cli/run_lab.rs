@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use super::lab::GuestArgs;
 use crate::lab::{Guest, GuestFile, GuestOutcome, LabError, Mode};
 use crate::plan::{BackingKind, Plan};
-use crate::record::{Record, ScenarioText};
+use crate::record::{Record, ScenarioText, placed_id};
 use crate::report;
 use crate::run::RunError;
 use crate::store::{RECORD, SAMPLES, Writer};
@@ -26,16 +26,19 @@ pub struct Order<'a> {
 
 const SCENARIO: &str = "/scenario.toml";
 
-/// A record and its folder for each kernel, in the order the kernels were named.
-pub fn run(
-    guests: &GuestArgs,
-    mode: Mode,
-    order: &Order<'_>,
-) -> anyhow::Result<Vec<(Record, PathBuf)>> {
-    let mut records = Vec::new();
+/// The record of all kernels, in the order they were named, and its folder.
+pub fn run(guests: &GuestArgs, mode: Mode, order: &Order<'_>) -> anyhow::Result<(Record, PathBuf)> {
+    // What is wrong with a kernel is said before any of them has run.
+    let mut prepared = Vec::new();
     for name in &guests.kernels {
         let mut guest = guests.guest(name, mode)?;
         equip(&mut guest, order);
+        guest.check().with_context(|| format!("cannot run in the lab on kernel {name}"))?;
+        prepared.push((name, guest));
+    }
+    let started = jiff::Timestamp::now().to_string();
+    let mut measured = Vec::new();
+    for (name, guest) in &prepared {
         if !order.quiet {
             let release = &guest.kernel.release;
             eprintln!("unionbench: {}: {mode} on {release}", order.scenario.name);
@@ -44,9 +47,11 @@ pub fn run(
             Err(LabError::Interrupted) => return Err(RunError::Interrupted.into()),
             other => other.with_context(|| format!("cannot run in the lab on kernel {name}"))?,
         };
-        records.push(keep(&guest, &outcome, order)?);
+        let record = record_of(guest, &outcome)
+            .with_context(|| format!("cannot run in the lab on kernel {name}"))?;
+        measured.push((record, outcome));
     }
-    Ok(records)
+    keep(measured, &started, order)
 }
 
 /// Programs that a backing file system or a backend calls, put into the guest
@@ -109,25 +114,39 @@ pub(super) fn record_of(guest: &Guest, outcome: &GuestOutcome) -> anyhow::Result
     };
     let mut record: Record =
         serde_json::from_slice(text).context("cannot read the guest's record")?;
+    // The guest holds the loaded part of the program only.
+    record.program.sha256.clone_from(&outcome.identity.binary_sha256);
     record.lab = Some(outcome.lab_record(guest));
     Ok(record)
 }
 
-/// Stores the guest's record as if it had been measured here.
+/// Stores the record of all kernels with the samples and consoles of each.
 fn keep(
-    guest: &Guest,
-    outcome: &GuestOutcome,
+    measured: Vec<(Record, GuestOutcome)>,
+    started: &str,
     order: &Order<'_>,
 ) -> anyhow::Result<(Record, PathBuf)> {
-    let record = record_of(guest, outcome)?;
-    let started = jiff::Timestamp::now().to_string();
-    let place = format!("lab-{}", outcome.identity.kernel_release);
-    let mut writer = Writer::create(order.results, &order.scenario.name, &started, &place)?;
-    copy_samples(find(outcome, SAMPLES).unwrap_or_default(), &mut writer)?;
+    let (records, outcomes): (Vec<_>, Vec<_>) = measured.into_iter().unzip();
+    let releases: Vec<String> = records.iter().map(|r| r.host.kernel_release.clone()).collect();
+    let mut record = Record::matrix(records).context("cannot run in the lab: give --kernel")?;
+    started.clone_into(&mut record.started);
+    let place = format!("lab-{}", releases.join("-"));
+    let mut writer = Writer::create(order.results, &order.scenario.name, started, &place)?;
+    let kernels: Vec<String> = record.kernels().into_iter().map(str::to_owned).collect();
+    for (n, outcome) in outcomes.iter().enumerate() {
+        let samples = find(outcome, SAMPLES).unwrap_or_default();
+        copy_samples(samples, kernels.get(n).map(String::as_str), &mut writer)?;
+    }
     let folder = writer.finish(&record)?;
-    let console = folder.join("console.log");
-    fs::write(&console, &outcome.console)
-        .with_context(|| format!("cannot write {}", console.display()))?;
+    for (n, outcome) in outcomes.iter().enumerate() {
+        let name = match kernels.len() {
+            0 => "console.log".to_owned(),
+            _ => format!("console-{}-{}.log", n + 1, releases[n]),
+        };
+        let console = folder.join(name);
+        fs::write(&console, &outcome.console)
+            .with_context(|| format!("cannot write {}", console.display()))?;
+    }
     report::write_all(&record, &folder)?;
     Ok((record, folder))
 }
@@ -139,14 +158,19 @@ fn find<'a>(outcome: &'a GuestOutcome, name: &str) -> Option<&'a [u8]> {
     file.map(|file| file.bytes.as_slice())
 }
 
-/// Rows of one cell, round and state of the probes lie together.
-fn copy_samples(csv: &[u8], writer: &mut Writer) -> anyhow::Result<()> {
+/// Rows of one cell, round and state of the probes lie together. In a matrix
+/// the kernel becomes part of the cell's id.
+fn copy_samples(csv: &[u8], kernel: Option<&str>, writer: &mut Writer) -> anyhow::Result<()> {
     type Row = (String, u32, bool, u64, u64);
     let mut open: Option<(String, u32, bool)> = None;
     let mut latencies = Vec::new();
     for row in csv::Reader::from_reader(csv).deserialize() {
         let (cell, round, probes, _, latency): Row =
             row.context("cannot read the guest's samples")?;
+        let cell = match kernel {
+            Some(kernel) => placed_id(&cell, kernel),
+            None => cell,
+        };
         let key = (cell, round, probes);
         if let Some((cell, round, probes)) = open.take_if(|open| *open != key) {
             writer.samples(&cell, round, probes, &latencies)?;

@@ -18,6 +18,7 @@ use super::accel::Accel;
 use super::error::LabError;
 use super::initramfs::Initramfs;
 use super::kernel::{Feature, Kernel, hex};
+use super::library;
 use super::modules::ModuleTree;
 use super::protocol::{Exit, JOB_PATH, Job, MODULE_DIR};
 use super::qemu::{self, MACHINE, Machine, Process};
@@ -286,7 +287,7 @@ impl Guest {
     }
 
     /// Refuses what could only end in a guest that hangs or says nothing.
-    fn check(&self) -> Result<(), LabError> {
+    pub fn check(&self) -> Result<(), LabError> {
         let refuse = |what: &str, remedy: &str| {
             Err(LabError::BadGuest { what: what.into(), remedy: remedy.into() })
         };
@@ -328,6 +329,7 @@ impl Guest {
         // The kernel opens init's standard streams before devtmpfs is mounted.
         initramfs.char_device("/dev/console", 5, 1);
         let libraries = initramfs.host_file("/init", &binary)?;
+        initramfs.file("/init", library::loaded_part(&bytes), 0o755);
         initramfs.symlink("/bin/unionbench", "/init");
         for file in &self.files {
             match &file.source {

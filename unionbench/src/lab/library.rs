@@ -35,6 +35,30 @@ pub(crate) fn needs(path: &Path, bytes: &[u8]) -> Result<Vec<PathBuf>, LabError>
     Ok(found)
 }
 
+/// The part of an ELF program that is loaded when it runs: symbols and debug
+/// information, most of its file, are left out. The guest would unpack them
+/// into its memory, an instruction at a time. Other files stay as they are.
+pub(crate) fn loaded_part(bytes: &[u8]) -> Vec<u8> {
+    cut(bytes).unwrap_or_else(|| bytes.to_vec())
+}
+
+/// Offsets of the ELF-64 header (System V ABI): 0x28 `e_shoff` u64, 0x3c
+/// `e_shnum` u16, 0x3e `e_shstrndx` u16. Zeros there mean: no sections.
+fn cut(bytes: &[u8]) -> Option<Vec<u8>> {
+    let header = FileHeader64::<Endianness>::parse(bytes).ok()?;
+    let endian = header.endian().ok()?;
+    let segments = header.program_headers(endian, bytes).ok()?;
+    let ends = segments.iter().map(|segment| {
+        let (start, length) = segment.file_range(endian);
+        start.saturating_add(length)
+    });
+    let end = usize::try_from(ends.max()?).ok()?;
+    let mut part = bytes.get(..end)?.to_vec();
+    part.get_mut(0x28..0x30)?.fill(0);
+    part.get_mut(0x3c..0x40)?.fill(0);
+    Some(part)
+}
+
 /// `\tlibc.so.6 => /lib/libc.so.6 (0x7f…)` or `\t/lib64/ld.so (0x7f…)`.
 fn listed_path(line: &str) -> Option<PathBuf> {
     let target = line.split_once("=>").map_or(line, |(_, target)| target).trim();
@@ -69,6 +93,20 @@ mod tests {
         assert_eq!(path("\t/lib64/ld.so (0x7f00)").as_deref(), Some("/lib64/ld.so"));
         assert_eq!(path("\tlinux-vdso.so.1 (0x7f00)"), None);
         assert_eq!(path("\tstatically linked"), None);
+    }
+
+    #[test]
+    fn the_loaded_part_of_a_program_still_runs() {
+        let whole = std::fs::read("/proc/self/exe").expect("this test's own file");
+        let part = loaded_part(&whole);
+        assert!(part.len() < whole.len(), "symbols are left out");
+        let path = tempfile::NamedTempFile::new().expect("room for a test").into_temp_path();
+        std::fs::write(&path, part).expect("room for a test");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&path, mode).expect("an own file");
+        let list = Command::new(&path).arg("--list").output().expect("it starts");
+        assert!(list.status.success() && !list.stdout.is_empty());
+        assert_eq!(loaded_part(b"text"), b"text");
     }
 
     #[test]

@@ -3,24 +3,30 @@
 
 use std::sync::OnceLock;
 
-use aya::programs::{FEntry, FExit, KProbe, Program, ProgramError, RawTracePoint, TracePoint};
+use aya::programs::{
+    FEntry, FExit, KProbe, PerfEvent, Program, ProgramError, RawTracePoint, TracePoint,
+};
+use aya::util::online_cpus;
 use aya::{Btf, Ebpf};
 use unionbench_common::{Counter, Operation};
 
-use super::catalogue::{Family, Role, roles_of};
+use super::catalogue::{COUNTED, CountedFunction, FUSE_REQUEST, Family, Role, roles_of};
 use super::engine::{Engine, Refusal};
 use super::kallsyms::Kallsyms;
+use super::link::{Link, Place};
 use super::tracefs::check_format;
 use crate::record::ProbeStatus;
 
 /// One probe that was tried.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Attached {
     pub target: Target,
     pub family: Family,
     pub engine: Engine,
     pub symbol: String,
     pub refusal: Option<Refusal>,
+    /// Its programs at their places, in the order of attaching.
+    pub links: Vec<Link>,
 }
 
 /// What a probe fills.
@@ -61,7 +67,7 @@ impl Attached {
 }
 
 /// Raw tracepoints that need no partner, and what they fill.
-const COUNTED: [(&str, Counter); 3] = [
+const TRACEPOINTS: [(&str, Counter); 3] = [
     ("mm_filemap_add_to_page_cache", Counter::PageCacheAdded),
     ("writeback_dirty_folio", Counter::FoliosDirtied),
     ("writeback_dirty_inode", Counter::InodesDirtied),
@@ -69,20 +75,24 @@ const COUNTED: [(&str, Counter); 3] = [
 
 /// Every system call, by its two raw tracepoints.
 pub(super) fn syscalls(ebpf: &mut Ebpf) -> Attached {
-    let result = raw(ebpf, "sys_exit").and_then(|()| raw(ebpf, "sys_enter"));
+    let result = both_of(ebpf, |ebpf| raw(ebpf, "sys_exit"), |ebpf| raw(ebpf, "sys_enter"));
     attached(Target::Syscalls, Family::None, Engine::Tracepoint, "sys_enter", result)
 }
 
 /// What happens below the file system: page cache, writeback, ext4.
 pub(super) fn evidence(ebpf: &mut Ebpf) -> Vec<Attached> {
-    let mut probes: Vec<_> = COUNTED
+    let mut probes: Vec<_> = TRACEPOINTS
         .iter()
         .map(|(name, counter)| {
             let result = raw(ebpf, name);
             attached(Target::Counter(*counter), Family::None, Engine::Tracepoint, name, result)
         })
         .collect();
-    let result = raw(ebpf, "ext4_sync_file_exit").and_then(|()| raw(ebpf, "ext4_sync_file_enter"));
+    let result = both_of(
+        ebpf,
+        |ebpf| raw(ebpf, "ext4_sync_file_exit"),
+        |ebpf| raw(ebpf, "ext4_sync_file_enter"),
+    );
     probes.push(attached(
         Target::Operation(Operation::Ext4Fsync),
         Family::None,
@@ -93,49 +103,101 @@ pub(super) fn evidence(ebpf: &mut Ebpf) -> Vec<Attached> {
     probes
 }
 
-/// FUSE requests, by two tracepoints that share a number.
-pub(super) fn fuse_requests(ebpf: &mut Ebpf) -> Attached {
+/// FUSE requests: by two tracepoints that share a number, or by the function
+/// that sends them.
+pub(super) fn fuse_requests(ebpf: &mut Ebpf, functions: bool) -> Attached {
+    let traced = traced_fuse_requests(ebpf);
+    if traced.refusal.is_none() || !functions {
+        return traced;
+    }
+    let sent = function(ebpf, &FUSE_REQUEST, kernel_types(), &Kallsyms::current());
+    if sent.refusal.is_none() { Attached { target: Target::FuseRequests, ..sent } } else { traced }
+}
+
+fn traced_fuse_requests(ebpf: &mut Ebpf) -> Attached {
     const SEND: [(&str, usize); 3] = [("connection", 8), ("unique", 16), ("opcode", 24)];
     const END: [(&str, usize); 3] = [("connection", 8), ("unique", 16), ("error", 28)];
     let result = check_format("fuse", "fuse_request_send", &SEND)
         .and_then(|()| check_format("fuse", "fuse_request_end", &END))
-        .and_then(|()| named(ebpf, "fuse", "fuse_request_end"))
-        .and_then(|()| named(ebpf, "fuse", "fuse_request_send"));
+        .and_then(|()| {
+            both_of(
+                ebpf,
+                |ebpf| named(ebpf, "fuse", "fuse_request_end"),
+                |ebpf| named(ebpf, "fuse", "fuse_request_send"),
+            )
+        });
     attached(Target::FuseRequests, Family::Fuse, Engine::Tracepoint, "fuse_request_send", result)
 }
 
 /// The functions of a file system, each by the best engine.
 pub(super) fn functions(ebpf: &mut Ebpf, family: Family) -> Vec<Attached> {
-    /// Types of the kernel proper, which do not change while it runs.
+    let (btf, table) = (kernel_types(), Kallsyms::current());
+    let timed = roles_of(family).map(|role| function(ebpf, role, btf, &table));
+    let mut probes: Vec<_> = timed.collect();
+    let wanted =
+        |counted: &&CountedFunction| counted.family == family || counted.family == Family::None;
+    for counted in COUNTED.iter().filter(wanted) {
+        let CountedFunction { counter, family, candidates, programs } = *counted;
+        let choice = Choice { target: Target::Counter(counter), family, candidates, programs };
+        probes.push(choose(ebpf, &choice, btf, &table));
+    }
+    probes
+}
+
+/// Types of the kernel proper, which do not change while it runs.
+pub(super) fn kernel_types() -> Option<&'static Btf> {
     static BTF: OnceLock<Option<Btf>> = OnceLock::new();
-    let btf = BTF.get_or_init(|| Btf::from_sys_fs().ok()).as_ref();
-    let table = Kallsyms::current();
-    roles_of(family).map(|role| function(ebpf, role, btf, &table)).collect()
+    BTF.get_or_init(|| Btf::from_sys_fs().ok()).as_ref()
 }
 
 fn function(ebpf: &mut Ebpf, role: &Role, btf: Option<&Btf>, table: &Kallsyms) -> Attached {
-    let target = Target::Operation(role.operation);
+    let Role { operation, family, candidates, programs } = *role;
+    choose(
+        ebpf,
+        &Choice { target: Target::Operation(operation), family, candidates, programs },
+        btf,
+        table,
+    )
+}
+
+/// Functions of which one is to be probed. A counter needs no program at the
+/// function's end.
+struct Choice {
+    target: Target,
+    family: Family,
+    candidates: &'static [&'static str],
+    programs: &'static str,
+}
+
+impl Choice {
+    fn has_end(&self) -> bool {
+        matches!(self.target, Target::Operation(_))
+    }
+}
+
+fn choose(ebpf: &mut Ebpf, choice: &Choice, btf: Option<&Btf>, table: &Kallsyms) -> Attached {
+    let Choice { target, family, candidates, .. } = *choice;
     let mut last = attached(
         target,
-        role.family,
+        family,
         Engine::Kprobe,
-        role.candidates[0],
+        candidates[0],
         Err(Refusal::because("this kernel has none of the functions: is the module loaded?")),
     );
-    for candidate in role.candidates {
+    for candidate in candidates {
         let Some(symbol) = table.resolve(candidate) else { continue };
         if let Some(btf) = btf {
-            let result = by_fentry(ebpf, role, symbol, btf);
+            let result = by_fentry(ebpf, choice.programs, choice.has_end(), symbol, btf);
             let taken = result.is_ok();
-            last = attached(target, role.family, Engine::Fentry, symbol, result);
+            last = attached(target, family, Engine::Fentry, symbol, result);
             if taken {
                 return last;
             }
         }
-        let result = by_kprobe(ebpf, role, symbol);
+        let result = by_kprobe(ebpf, choice.programs, choice.has_end(), symbol);
         let taken = result.is_ok();
         let fentry = last.refusal.take();
-        last = attached(target, role.family, Engine::Kprobe, symbol, result);
+        last = attached(target, family, Engine::Kprobe, symbol, result);
         if taken {
             return last;
         }
@@ -158,45 +220,91 @@ fn both(fentry: Option<Refusal>, kprobe: Refusal) -> Refusal {
 
 /// The end is attached first: a call that begins in between is then an end
 /// without a beginning, which is ignored.
-fn by_fentry(ebpf: &mut Ebpf, role: &Role, symbol: &str, btf: &Btf) -> Result<(), Refusal> {
-    if role.operation != Operation::LayersVisited {
-        let exit: &mut FExit = program(ebpf, &format!("{}_fexit", role.programs))?;
+pub(super) fn by_fentry(
+    ebpf: &mut Ebpf,
+    programs: &str,
+    has_end: bool,
+    symbol: &str,
+    btf: &Btf,
+) -> Result<Vec<Link>, Refusal> {
+    let mut links = Vec::new();
+    if has_end {
+        let name = format!("{programs}_fexit");
+        let exit: &mut FExit = program(ebpf, &name)?;
         exit.load(symbol, btf).map_err(|error| Refusal::of(&error))?;
-        exit.attach().map_err(|error| Refusal::of(&error))?;
+        links.push(Link::attach(ebpf, name, Place::Exit)?);
     }
-    let entry: &mut FEntry = program(ebpf, &format!("{}_fentry", role.programs))?;
+    let name = format!("{programs}_fentry");
+    let entry: &mut FEntry = program(ebpf, &name)?;
     entry.load(symbol, btf).map_err(|error| Refusal::of(&error))?;
-    entry.attach().map_err(|error| Refusal::of(&error))?;
-    Ok(())
+    links.push(Link::attach(ebpf, name, Place::Entry)?);
+    Ok(links)
 }
 
-fn by_kprobe(ebpf: &mut Ebpf, role: &Role, symbol: &str) -> Result<(), Refusal> {
-    if role.operation != Operation::LayersVisited {
-        kprobe(ebpf, &format!("{}_kretprobe", role.programs), symbol)?;
+pub(super) fn by_kprobe(
+    ebpf: &mut Ebpf,
+    programs: &str,
+    has_end: bool,
+    symbol: &str,
+) -> Result<Vec<Link>, Refusal> {
+    let mut links = Vec::new();
+    if has_end {
+        links.push(kprobe(ebpf, format!("{programs}_kretprobe"), symbol)?);
     }
-    kprobe(ebpf, &format!("{}_kprobe", role.programs), symbol)
+    links.push(kprobe(ebpf, format!("{programs}_kprobe"), symbol)?);
+    Ok(links)
 }
 
-fn kprobe(ebpf: &mut Ebpf, name: &str, symbol: &str) -> Result<(), Refusal> {
-    let program: &mut KProbe = program(ebpf, name)?;
+fn kprobe(ebpf: &mut Ebpf, name: String, symbol: &str) -> Result<Link, Refusal> {
+    let program: &mut KProbe = program(ebpf, &name)?;
     // A program refused at one candidate is already loaded for the next.
     match program.load() {
         Ok(()) | Err(ProgramError::AlreadyLoaded) => {}
         Err(error) => return Err(Refusal::of(&error)),
     }
-    program.attach(symbol, 0).map(drop).map_err(|error| Refusal::of(&error))
+    Link::attach(ebpf, name, Place::Kprobe(symbol.to_owned()))
 }
 
-fn raw(ebpf: &mut Ebpf, name: &str) -> Result<(), Refusal> {
-    let program: &mut RawTracePoint = program(ebpf, name)?;
+pub(super) fn raw(ebpf: &mut Ebpf, name: &str) -> Result<Vec<Link>, Refusal> {
+    raw_program(ebpf, name, name)
+}
+
+/// The program `programs` at the raw tracepoint `name`.
+pub(super) fn raw_program(
+    ebpf: &mut Ebpf,
+    programs: &str,
+    name: &str,
+) -> Result<Vec<Link>, Refusal> {
+    let program: &mut RawTracePoint = program(ebpf, programs)?;
     program.load().map_err(|error| Refusal::of(&error))?;
-    program.attach(name).map(drop).map_err(|error| Refusal::of(&error))
+    Ok(vec![Link::attach(ebpf, programs.to_owned(), Place::Raw(name.to_owned()))?])
 }
 
-fn named(ebpf: &mut Ebpf, category: &str, name: &str) -> Result<(), Refusal> {
+fn named(ebpf: &mut Ebpf, category: &'static str, name: &str) -> Result<Vec<Link>, Refusal> {
     let program: &mut TracePoint = program(ebpf, name)?;
     program.load().map_err(|error| Refusal::of(&error))?;
-    program.attach(category, name).map(drop).map_err(|error| Refusal::of(&error))
+    Ok(vec![Link::attach(ebpf, name.to_owned(), Place::Named(category))?])
+}
+
+pub(super) fn sampling(ebpf: &mut Ebpf, hertz: u32) -> Result<Vec<Link>, Refusal> {
+    let name = "sample";
+    let program: &mut PerfEvent = program(ebpf, name)?;
+    program.load().map_err(|error| Refusal::of(&error))?;
+    let cpus = online_cpus().map_err(|(_, error)| Refusal::of(&error))?;
+    cpus.into_iter()
+        .map(|cpu| Link::attach(ebpf, name.to_owned(), Place::Clock { cpu, hertz }))
+        .collect()
+}
+
+/// The links of the first, then of the second; of a refusal that one.
+pub(super) fn both_of(
+    ebpf: &mut Ebpf,
+    first: impl FnOnce(&mut Ebpf) -> Result<Vec<Link>, Refusal>,
+    second: impl FnOnce(&mut Ebpf) -> Result<Vec<Link>, Refusal>,
+) -> Result<Vec<Link>, Refusal> {
+    let mut links = first(ebpf)?;
+    links.extend(second(ebpf)?);
+    Ok(links)
 }
 
 /// A program of the object by its name and type.
@@ -215,7 +323,11 @@ pub(super) fn attached(
     family: Family,
     engine: Engine,
     symbol: &str,
-    result: Result<(), Refusal>,
+    result: Result<Vec<Link>, Refusal>,
 ) -> Attached {
-    Attached { target, family, engine, symbol: symbol.to_owned(), refusal: result.err() }
+    let (links, refusal) = match result {
+        Ok(links) => (links, None),
+        Err(refusal) => (Vec::new(), Some(refusal)),
+    };
+    Attached { target, family, engine, symbol: symbol.to_owned(), refusal, links }
 }

@@ -4,7 +4,7 @@
 //! so each role has alternatives. They were read from the sources of Linux
 //! 6.1 to 6.18 and, for aufs, from a 6.1.192 kernel's symbol table.
 
-use unionbench_common::Operation;
+use unionbench_common::{Counter, Operation};
 
 /// Whose functions are watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -72,17 +72,19 @@ const fn role(
 
 use Family::{Aufs, Fuse, None, Overlayfs};
 use Operation::{
-    CopyUp, CopyUpData, CopyUpMetadata, CopyUpXattr, Fsync, LayersVisited, Lookup, ReaddirMerge,
-    Revalidate, Whiteout,
+    CopyUp, CopyUpClone, CopyUpCopy, CopyUpCreate, CopyUpData, CopyUpLock, CopyUpMetadata,
+    CopyUpRename, CopyUpSplice, CopyUpXattr, Fsync, LayerLookup, Lookup, ReaddirMerge, Revalidate,
+    Whiteout,
 };
 
-/// Every role. `LayersVisited` counts entries only.
+/// Every role. An operation that a kernel does in one of several ways stands
+/// once for each, with programs of its own.
 pub const ROLES: &[Role] = &[
     role(Lookup, Overlayfs, "lookup", &["ovl_lookup"]),
     // Called once for each layer that is asked, and for each component of a
     // redirect; the others are its callees, where it was inlined.
     role(
-        LayersVisited,
+        LayerLookup,
         Overlayfs,
         "layer",
         &["ovl_lookup_layer", "ovl_lookup_single", "ovl_lookup_positive_unlocked"],
@@ -104,6 +106,21 @@ pub const ROLES: &[Role] = &[
         &["ovl_copy_up_metadata", "ovl_copy_up_inode", "ovl_set_attr"],
     ),
     role(CopyUpXattr, Overlayfs, "copy_up_xattr", &["ovl_copy_xattr"]),
+    role(CopyUpLock, Overlayfs, "copy_up_lock", &["ovl_copy_up_start"]),
+    // Without a name where the backing file system can (`O_TMPFILE`), else in
+    // the work directory.
+    role(
+        CopyUpCreate,
+        Overlayfs,
+        "copy_up_create",
+        &["kernel_tmpfile_open", "backing_tmpfile_open", "vfs_tmpfile_open"],
+    ),
+    role(CopyUpCreate, Overlayfs, "copy_up_temp", &["ovl_create_temp"]),
+    role(CopyUpClone, Overlayfs, "copy_up_clone", &["do_clone_file_range", "vfs_clone_file_range"]),
+    role(CopyUpSplice, Overlayfs, "copy_up_splice", &["do_splice_direct"]),
+    role(CopyUpCopy, Overlayfs, "copy_up_copy", &["vfs_copy_file_range"]),
+    role(CopyUpRename, Overlayfs, "copy_up_rename", &["vfs_rename"]),
+    role(CopyUpRename, Overlayfs, "copy_up_link", &["vfs_link"]),
     // `ovl_whiteout` cannot be traced on Debian's kernels.
     role(Whiteout, Overlayfs, "whiteout", &["ovl_cleanup_and_whiteout", "ovl_whiteout"]),
     role(
@@ -115,7 +132,7 @@ pub const ROLES: &[Role] = &[
     // open() of a name that is not cached does not pass `aufs_lookup`.
     role(Lookup, Aufs, "lookup", &["au_lkup_dentry", "aufs_lookup"]),
     // Also once for each name of a whiteout that is looked for.
-    role(LayersVisited, Aufs, "layer", &["vfsub_lookup_one_len", "vfsub_lkup_one"]),
+    role(LayerLookup, Aufs, "layer", &["vfsub_lookup_one_len", "vfsub_lkup_one"]),
     // Not called with `udba=none`.
     role(Revalidate, Aufs, "revalidate", &["aufs_d_revalidate"]),
     // The caller's function, which waits for a worker of the kernel: data,
@@ -136,6 +153,39 @@ pub const ROLES: &[Role] = &[
     role(Fsync, None, "fsync", &["vfs_fsync_range"]),
 ];
 
+/// A kernel function of which only the calls are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct CountedFunction {
+    pub counter: Counter,
+    pub family: Family,
+    pub candidates: &'static [&'static str],
+    /// The stem of the names of its programs in the object.
+    pub programs: &'static str,
+}
+
+/// Every function whose calls are counted.
+pub(super) const COUNTED: &[CountedFunction] = &[
+    counted(Counter::XattrGets, None, "xattr_get", &["vfs_getxattr"]),
+    counted(Counter::XattrSets, None, "xattr_set", &["vfs_setxattr"]),
+    counted(Counter::XattrLists, None, "xattr_list", &["vfs_listxattr"]),
+    counted(Counter::XattrRemoves, None, "xattr_remove", &["vfs_removexattr"]),
+    counted(Counter::FileSystemSyncs, None, "sync_fs", &["sync_filesystem"]),
+    counted(Counter::FuseBackground, Fuse, "fuse_background", &["fuse_simple_background"]),
+];
+
+const fn counted(
+    counter: Counter,
+    family: Family,
+    programs: &'static str,
+    candidates: &'static [&'static str],
+) -> CountedFunction {
+    CountedFunction { counter, family, candidates, programs }
+}
+
+/// FUSE requests on kernels without a tracepoint for them (before Linux 6.11).
+pub(super) const FUSE_REQUEST: Role =
+    role(Operation::FuseRequest, Fuse, "fuse_request", &["fuse_simple_request"]);
+
 /// The roles that a session for this family tries: its own, and the VFS's.
 pub(super) fn roles_of(family: Family) -> impl Iterator<Item = &'static Role> {
     ROLES.iter().filter(move |role| role.family == family || role.family == Family::None)
@@ -150,7 +200,7 @@ mod tests {
         for (index, role) in ROLES.iter().enumerate() {
             assert!(!role.candidates.is_empty(), "{role:?}");
             let twin =
-                |other: &Role| other.operation == role.operation && other.family == role.family;
+                |other: &Role| other.programs == role.programs && other.family == role.family;
             assert!(!ROLES[index + 1..].iter().any(twin), "{role:?}");
         }
     }

@@ -3,13 +3,15 @@
 use aya::Ebpf;
 use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf};
 use aya::util::nr_cpus;
-use unionbench_common::op::{FUSE_BASE, FUSE_OPCODES, SYSCALL_BASE, SYSCALL_NUMBERS};
-use unionbench_common::{CopyUpEvent, Counter, Histogram, Operation, hist};
+use unionbench_common::op::{
+    COUNTERS, FUSE_BASE, FUSE_OPCODES, LAYER_TURNS, SYSCALL_BASE, SYSCALL_NUMBERS,
+};
+use unionbench_common::{CopyUpEvent, Counter, Histogram, LayerTurn, Operation, hist};
 
 use super::ProbeError;
 use super::attach::{Attached, Target};
 use super::syscalls;
-use crate::record::{self, KernelHistogram, Losses, Sampling};
+use crate::record::{self, KernelHistogram, LayerVisits, Losses, Sampling};
 
 /// What was seen between `begin` and `end`.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -18,6 +20,8 @@ pub struct Observations {
     pub counters: Vec<record::Counter>,
     /// Latencies, and the layers visited by each lookup.
     pub kernel: Vec<KernelHistogram>,
+    /// What the layers of a lookup cost, by their turn.
+    pub layers: Vec<LayerVisits>,
     /// Finished copy-ups, in the order in which they ended.
     pub copy_ups: Vec<CopyUpEvent>,
     /// Absent if sampling was not wanted or is refused.
@@ -67,11 +71,11 @@ pub(super) fn take(ebpf: &mut Ebpf, probes: &[Attached]) -> Result<Observations,
         match probe.target {
             Target::Syscalls => take_syscalls(ebpf, probe, &mut seen)?,
             Target::FuseRequests => take_fuse(ebpf, probe, &mut seen)?,
-            Target::Operation(operation) => {
-                let name = operation.name().to_owned();
-                take_histogram(ebpf, operation as u32, name, probe, &mut seen)?;
+            // An operation that has several probes has one histogram.
+            Target::Operation(operation) if seen.histogram(operation.name()).is_none() => {
+                take_operation(ebpf, operation, &joined(probes, probe), &mut seen)?;
             }
-            Target::Counter(_) | Target::Samples => {}
+            Target::Operation(_) | Target::Counter(_) | Target::Samples => {}
         }
     }
     take_counters(ebpf, probes, &mut seen)?;
@@ -82,6 +86,106 @@ pub(super) fn take(ebpf: &mut Ebpf, probes: &[Attached]) -> Result<Observations,
     Ok(seen)
 }
 
+/// The probe with the symbols of all that fill the same operation.
+fn joined(probes: &[Attached], probe: &Attached) -> Attached {
+    let symbols: Vec<&str> = probes
+        .iter()
+        .filter(|other| other.target == probe.target && other.refusal.is_none())
+        .map(|other| other.symbol.as_str())
+        .collect();
+    let Attached { target, family, engine, .. } = *probe;
+    Attached { target, family, engine, symbol: symbols.join("|"), refusal: None, links: Vec::new() }
+}
+
+/// The histogram of an operation, and what else its programs fill.
+fn take_operation(
+    ebpf: &mut Ebpf,
+    operation: Operation,
+    probe: &Attached,
+    seen: &mut Observations,
+) -> Result<(), ProbeError> {
+    let mut take = |seen: &mut Observations, operation: Operation| {
+        take_histogram(ebpf, operation as u32, operation.name().to_owned(), probe, seen)?;
+        if let Some(name) = counted_as(operation) {
+            let value = seen.histogram(operation.name()).map_or(0, |histogram| histogram.count);
+            seen.counters.push(counter(name, probe, value));
+        }
+        Ok::<(), ProbeError>(())
+    };
+    take(seen, operation)?;
+    match operation {
+        Operation::LayerLookup => {
+            take(seen, Operation::LayersVisited)?;
+            seen.layers = take_layers(ebpf)?;
+        }
+        Operation::Fsync => take(seen, Operation::CopyUpFsync)?,
+        Operation::CopyUp => take_causes(ebpf, probe, seen)?,
+        _ => {}
+    }
+    Ok(())
+}
+
+/// The counter of an operation whose calls are of interest as a number.
+fn counted_as(operation: Operation) -> Option<&'static str> {
+    match operation {
+        Operation::Lookup => Some("lookups"),
+        Operation::Revalidate => Some("revalidations"),
+        Operation::CopyUp => Some("copy_ups"),
+        Operation::Whiteout => Some("whiteouts"),
+        Operation::ReaddirMerge => Some("readdir_merges"),
+        Operation::Fsync => Some("fsyncs"),
+        Operation::Ext4Fsync => Some("ext4_fsyncs"),
+        _ => None,
+    }
+}
+
+fn counter(name: &str, probe: &Attached, value: u64) -> record::Counter {
+    record::Counter { name: name.to_owned(), engine: probe.engine.name().to_owned(), value }
+}
+
+/// Copy-ups by the system call that caused each.
+fn take_causes(
+    ebpf: &mut Ebpf,
+    probe: &Attached,
+    seen: &mut Observations,
+) -> Result<(), ProbeError> {
+    for (number, value) in take_numbers(ebpf, "COPY_UPS")? {
+        let name = format!("copy_ups.{}", syscalls::name(number));
+        seen.counters.push(counter(&name, probe, value));
+    }
+    Ok(())
+}
+
+/// The numbers of a table that were counted, and how often.
+fn take_numbers(ebpf: &mut Ebpf, name: &'static str) -> Result<Vec<(u32, u64)>, ProbeError> {
+    const N: usize = SYSCALL_NUMBERS as usize;
+    let sums = take_sums::<N>(&mut map_mut(ebpf, name)?, name)?;
+    Ok((0..SYSCALL_NUMBERS).zip(sums).filter(|(_, value)| *value > 0).collect())
+}
+
+/// Up to the last turn at which a layer was asked.
+fn take_layers(ebpf: &mut Ebpf) -> Result<Vec<LayerVisits>, ProbeError> {
+    const NAME: &str = "LAYERS";
+    let fault = |source| ProbeError::Map { name: NAME, source };
+    const N: usize = LAYER_TURNS as usize;
+    let mut table: PerCpuArray<_, [LayerTurn; N]> = map_mut(ebpf, NAME)?;
+    let parts = table.get(&0, 0).map_err(fault)?;
+    let mut layers = Vec::new();
+    for turn in 0..N {
+        let asked: u64 = parts.iter().map(|part| part[turn].asked).sum();
+        // A lookup asks in turn: after the first gap there is nothing.
+        if asked == 0 {
+            break;
+        }
+        let spent = parts.iter().map(|part| part[turn].spent_ns).sum();
+        layers.push(LayerVisits { turn: turn as u32 + 1, asked, spent });
+    }
+    if !layers.is_empty() {
+        table.set(0, per_cpu([LayerTurn::default(); N])?, 0).map_err(fault)?;
+    }
+    Ok(layers)
+}
+
 /// Counts each counter that a probe fills, and sums up the losses.
 fn take_counters(
     ebpf: &mut Ebpf,
@@ -89,9 +193,9 @@ fn take_counters(
     seen: &mut Observations,
 ) -> Result<(), ProbeError> {
     const NAME: &str = "COUNTER";
-    let mut counters: PerCpuArray<_, u64> = map_mut(ebpf, NAME)?;
+    let sums = take_sums::<{ COUNTERS as usize }>(&mut map_mut(ebpf, NAME)?, NAME)?;
     for counter in Counter::ALL {
-        let value = take_sum(&mut counters, NAME, counter as u32)?;
+        let value = sums[counter as usize];
         match counter {
             Counter::LostEvents => seen.losses.events += value,
             Counter::LostStacks => seen.losses.stacks += value,
@@ -106,8 +210,11 @@ fn take_counters(
                 && match counter {
                     Counter::Samples | Counter::UserSamples => probe.target == Target::Samples,
                     Counter::LayerVisits => {
-                        probe.target == Target::Operation(Operation::LayersVisited)
+                        probe.target == Target::Operation(Operation::LayerLookup)
                     }
+                    Counter::BytesCloned => is_phase(probe, Operation::CopyUpClone),
+                    Counter::BytesSpliced => is_phase(probe, Operation::CopyUpSplice),
+                    Counter::BytesCopied => is_phase(probe, Operation::CopyUpCopy),
                     other => probe.target == Target::Counter(other),
                 }
         });
@@ -120,24 +227,17 @@ fn take_counters(
     Ok(())
 }
 
+fn is_phase(probe: &Attached, operation: Operation) -> bool {
+    probe.target == Target::Operation(operation)
+}
+
 fn take_syscalls(
     ebpf: &mut Ebpf,
     probe: &Attached,
     seen: &mut Observations,
 ) -> Result<(), ProbeError> {
-    const NAME: &str = "SYSCALLS";
     let engine = probe.engine.name();
-    let mut made = Vec::new();
-    {
-        let mut counts: PerCpuArray<_, u64> = map_mut(ebpf, NAME)?;
-        for number in 0..SYSCALL_NUMBERS {
-            let value = take_sum(&mut counts, NAME, number)?;
-            if value > 0 {
-                made.push((number, value));
-            }
-        }
-    }
-    for (number, value) in made {
+    for (number, value) in take_numbers(ebpf, "SYSCALLS")? {
         let name = syscalls::name(number);
         let counter = format!("syscalls.{name}");
         seen.counters.push(record::Counter { name: counter, engine: engine.to_owned(), value });
@@ -155,7 +255,13 @@ fn take_fuse(ebpf: &mut Ebpf, probe: &Attached, seen: &mut Observations) -> Resu
         let before = seen.kernel.len();
         take_histogram(ebpf, FUSE_BASE + opcode, name, probe, seen)?;
         // Of the many opcodes only those that were sent are of interest.
-        seen.kernel.truncate(before + usize::from(seen.kernel.last().is_some_and(|h| h.count > 0)));
+        match seen.kernel.last().map_or(0, |histogram| histogram.count) {
+            0 => seen.kernel.truncate(before),
+            sent => {
+                let name = format!("fuse.{}", fuse_name(opcode));
+                seen.counters.push(counter(&name, probe, sent));
+            }
+        }
     }
     Ok(())
 }
@@ -198,17 +304,22 @@ fn take_histogram(
     Ok(())
 }
 
-fn take_sum(
-    map: &mut PerCpuArray<&mut MapData, u64>,
+/// Sums a table over the processors, and empties it.
+fn take_sums<const N: usize>(
+    map: &mut PerCpuArray<&mut MapData, [u64; N]>,
     name: &'static str,
-    index: u32,
-) -> Result<u64, ProbeError> {
+) -> Result<[u64; N], ProbeError> {
     let fault = |source| ProbeError::Map { name, source };
-    let sum = map.get(&index, 0).map_err(fault)?.iter().sum();
-    if sum > 0 {
-        map.set(index, per_cpu(0)?, 0).map_err(fault)?;
+    let mut sums = [0; N];
+    for part in map.get(&0, 0).map_err(fault)?.iter() {
+        for (sum, value) in sums.iter_mut().zip(part) {
+            *sum += value;
+        }
     }
-    Ok(sum)
+    if sums.iter().any(|sum| *sum > 0) {
+        map.set(0, per_cpu([0; N])?, 0).map_err(fault)?;
+    }
+    Ok(sums)
 }
 
 fn per_cpu<V: aya::Pod>(value: V) -> Result<PerCpuValues<V>, ProbeError> {

@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 
-use aya::programs::{FEntry, KProbe, PerfEvent, RawTracePoint};
+use aya::programs::{FEntry, KProbe, RawTracePoint};
 use aya::{Btf, Ebpf};
 
 use super::{ProbeError, attach, object, sampling};
@@ -65,8 +65,7 @@ impl Engine {
                 program.attach("sys_enter").map_err(|error| Refusal::of(&error))?;
             }
             Self::Sampling => {
-                let program: &mut PerfEvent = attach::program(&mut ebpf, "sample")?;
-                sampling::attach(program, sampling::DEFAULT_HERTZ)?;
+                attach::sampling(&mut ebpf, sampling::DEFAULT_HERTZ)?;
             }
         }
         Ok(())

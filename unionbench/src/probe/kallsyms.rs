@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 #[derive(Debug, Default)]
 pub(super) struct Kallsyms {
     by_address: Vec<(u64, String)>,
+    /// Indices into `by_address` in the order of the names.
+    by_name: Vec<u32>,
 }
 
 impl Kallsyms {
@@ -31,13 +33,19 @@ impl Kallsyms {
     fn parse(text: &str) -> Self {
         let mut by_address: Vec<_> = text.lines().filter_map(parse_line).collect();
         by_address.sort_by_key(|(address, _)| *address);
-        Self { by_address }
+        Self::of(by_address)
     }
 
     #[cfg(test)]
     pub fn for_test(functions: &[(u64, &str)]) -> Self {
         let named = functions.iter().map(|(address, name)| (*address, (*name).to_owned()));
-        Self { by_address: named.collect() }
+        Self::of(named.collect())
+    }
+
+    fn of(by_address: Vec<(u64, String)>) -> Self {
+        let mut by_name: Vec<u32> = (0..by_address.len() as u32).collect();
+        by_name.sort_by(|a, b| by_address[*a as usize].1.cmp(&by_address[*b as usize].1));
+        Self { by_address, by_name }
     }
 
     /// Whether the kernel tells where its functions are.
@@ -48,16 +56,20 @@ impl Kallsyms {
     /// The name under which a function can be attached to: its own, or that
     /// of the one copy the compiler made of it (`name.isra.0`).
     pub fn resolve(&self, function: &str) -> Option<&str> {
+        let name_of = |index: &u32| self.by_address[*index as usize].1.as_str();
+        let first = self.by_name.partition_point(|index| name_of(index) < function);
         let mut copy = None;
-        for (_, name) in &self.by_address {
-            if name == function {
+        // What begins with the name follows it.
+        for name in self.by_name[first..].iter().map(name_of) {
+            let Some(rest) = name.strip_prefix(function) else { break };
+            if rest.is_empty() {
                 return Some(name);
             }
             // `.cold` holds only the unlikely part of a function, and a
             // `.part` only what was not inlined into its callers.
-            let suffix = name.strip_prefix(function).and_then(|rest| rest.strip_prefix('.'));
+            let suffix = rest.strip_prefix('.');
             if suffix.is_some_and(|s| s.starts_with("isra") || s.starts_with("constprop")) {
-                copy = (!name.contains(".cold")).then_some(name.as_str()).or(copy);
+                copy = (!name.contains(".cold")).then_some(name).or(copy);
             }
         }
         copy

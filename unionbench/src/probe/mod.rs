@@ -5,17 +5,22 @@
 //! [`catalogue`] in order, and keeps what attached. What did not is kept too,
 //! with the errno of the refusal: a probe is never quietly missing.
 //!
-//! States: open (attached, filter off) → begun (filter on, maps empty) → open.
-//! [`Session::begin`] and [`Session::end`] cost a few milliseconds and are
+//! States: open (loaded) → begun (attached, filter on, maps empty) → ended
+//! (attached, filter off) → begun again, or at rest (not attached).
+//! [`Session::open`] has the kernel verify every program and is for once a run,
+//! [`Session::rest`] for once a mount; [`Session::begin`] and [`Session::end`]
+//! cost a few milliseconds and are
 //! called from the thread that orders the phases; programs and links belong to
 //! the session and go with it. Only threads named at `begin` are counted.
 
 pub mod catalogue;
 
 mod attach;
+mod cost;
 mod drain;
 mod engine;
 mod kallsyms;
+mod link;
 mod object;
 mod sampling;
 mod session;
@@ -23,9 +28,11 @@ mod syscalls;
 mod tracefs;
 
 pub use catalogue::Family;
+pub use cost::{PairCost, pair_costs};
 pub use drain::Observations;
 pub use engine::{Availability, Engine};
 pub use object::{bytes as object_bytes, is_embedded};
+pub use sampling::DEFAULT_HERTZ;
 pub use session::{Request, Session, Watch, engines};
 pub use tracefs::is_readable as tracefs_is_readable;
 
@@ -53,6 +60,14 @@ pub enum ProbeError {
         #[source]
         source: aya::maps::MapError,
     },
+    #[error(
+        "cannot watch threads {first} and {second} at once: their ids share a slot; start the workload again"
+    )]
+    SharedSlot { first: u32, second: u32 },
+    #[error("cannot attach a probe that was attached before: {0}")]
+    Attach(String),
+    #[error("cannot measure what a probe costs: the call it is measured on failed")]
+    Call(#[source] std::io::Error),
     #[error("cannot count the processors: mount /sys")]
     Processors(#[source] std::io::Error),
 }

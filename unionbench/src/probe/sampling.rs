@@ -5,38 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aya::Ebpf;
 use aya::maps::{PerCpuHashMap, StackTraceMap};
-use aya::programs::PerfEvent;
-use aya::programs::perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent};
-use aya::util::online_cpus;
 
 use super::ProbeError;
 use super::catalogue::Family;
 use super::drain::{map, map_mut};
-use super::engine::Refusal;
 use super::kallsyms::Kallsyms;
 use crate::record::{FunctionShare, Sampling};
 
 /// Not a divisor of the timer tick, so that samples do not march with it.
-pub(super) const DEFAULT_HERTZ: u32 = 1999;
+pub const DEFAULT_HERTZ: u32 = 1999;
 /// How many functions a record keeps beside all of the file system.
 const MOST_SAMPLED: usize = 20;
-
-/// Samples every processor by the software clock, which every machine has.
-pub(super) fn attach(program: &mut PerfEvent, hertz: u32) -> Result<(), Refusal> {
-    program.load().map_err(|error| Refusal::of(&error))?;
-    let cpus = online_cpus().map_err(|(_, error)| Refusal::of(&error))?;
-    for cpu in cpus {
-        program
-            .attach(
-                PerfEventConfig::Software(SoftwareEvent::CpuClock),
-                PerfEventScope::AllProcessesOneCpu { cpu },
-                SamplePolicy::Period(period_ns(hertz)),
-                false,
-            )
-            .map_err(|error| Refusal::of(&error))?;
-    }
-    Ok(())
-}
 
 pub(super) fn period_ns(hertz: u32) -> u64 {
     1_000_000_000 / u64::from(hertz.max(1))

@@ -3,9 +3,9 @@
 use std::fs;
 
 use aya::Ebpf;
-use aya::maps::{Array, HashMap};
-use aya::programs::PerfEvent;
+use aya::maps::Array;
 use aya_log::EbpfLogger;
+use unionbench_common::thread::{SLOTS, slot};
 use unionbench_common::{Control, Thread};
 
 use super::attach::{self, Attached, Target, attached};
@@ -44,12 +44,13 @@ pub enum Watch<'a> {
     Process(u32),
 }
 
-/// Attached probes. Dropping it detaches them.
+/// Loaded probes, attached while a phase runs. Dropping it detaches them.
 pub struct Session {
     ebpf: Ebpf,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
     request: Request,
     probes: Vec<Attached>,
+    slots: Slots,
     running: bool,
 }
 
@@ -71,11 +72,10 @@ impl Session {
         }
         probes.extend(attach::evidence(&mut ebpf));
         if request.family == Family::Fuse {
-            probes.push(attach::fuse_requests(&mut ebpf));
+            probes.push(attach::fuse_requests(&mut ebpf, request.functions));
         }
         if let Some(hertz) = request.sampling_hertz {
-            let result = attach::program::<PerfEvent>(&mut ebpf, "sample")
-                .and_then(|program| sampling::attach(program, hertz));
+            let result = attach::sampling(&mut ebpf, hertz);
             let clock = "cpu-clock";
             probes.push(attached(Target::Samples, request.family, Engine::Sampling, clock, result));
         }
@@ -86,7 +86,7 @@ impl Session {
         let logger = EbpfLogger::init(&mut ebpf)
             .inspect_err(|error| tracing::debug!(%error, "the kernel side cannot log"))
             .ok();
-        Ok(Self { ebpf, logger, request, probes, running: false })
+        Ok(Self { ebpf, logger, request, probes, slots: Slots::Of(Vec::new()), running: false })
     }
 
     /// Each probe that was tried: attached to what by which engine, or
@@ -101,27 +101,51 @@ impl Session {
             // A phase that was given up: what it left must not be counted.
             self.end()?;
         }
-        let mut threads: HashMap<_, u32, Thread> = map_mut(&mut self.ebpf, "THREADS")?;
         let tgid = match watch {
-            Watch::Process(id) => id,
+            Watch::Process(id) => {
+                self.slots = Slots::All;
+                id
+            }
             Watch::Threads(ids) => {
-                for id in ids {
-                    threads
-                        .insert(id, Thread::IDLE, 0)
-                        .map_err(|source| ProbeError::Map { name: "THREADS", source })?;
-                }
+                self.slots = Slots::Of(ids.to_vec());
                 0
             }
         };
+        self.attach()?;
         self.running = true;
-        self.control(Control { enabled: 1, tgid })
+        self.control(Control { enabled: 1, tgid })?;
+        self.occupy()
+    }
+
+    /// Gives each named thread its slot: the calling thread last, so that it is
+    /// not seen giving the others theirs.
+    fn occupy(&mut self) -> Result<(), ProbeError> {
+        let Slots::Of(ids) = &self.slots else { return Ok(()) };
+        let own = rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned();
+        let mut ids = ids.clone();
+        ids.sort_by_key(|id| *id == own);
+        let fault = |source| ProbeError::Map { name: "THREADS", source };
+        let mut threads: Array<_, Thread> = map_mut(&mut self.ebpf, "THREADS")?;
+        for id in ids {
+            let there = threads.get(&slot(id), 0).map_err(fault)?.tid;
+            if there != 0 && there != id {
+                return Err(ProbeError::SharedSlot { first: there, second: id });
+            }
+            threads.set(slot(id), Thread { tid: id, ..Thread::IDLE }, 0).map_err(fault)?;
+        }
+        Ok(())
     }
 
     /// Turns the filter off and hands over what was seen since `begin`.
     pub fn end(&mut self) -> Result<Observations, ProbeError> {
-        self.control(Control { enabled: 0, tgid: 0 })?;
-        self.running = false;
+        let off = Control { enabled: 0, tgid: 0 };
+        if matches!(self.slots, Slots::All) {
+            // Else its threads would take slots that were just emptied.
+            self.control(off)?;
+        }
         self.forget_threads()?;
+        self.control(off)?;
+        self.running = false;
         let mut seen = drain::take(&mut self.ebpf, &self.probes)?;
         if let Some(hertz) = self.sampling_hertz() {
             let stacks = sampling::take_stacks(&mut self.ebpf)?;
@@ -140,23 +164,26 @@ impl Session {
         Ok(seen)
     }
 
-    /// Probes that are attached and counted nothing, of the operations that
-    /// are known to have run. Each is an error of the record, not a zero: the
-    /// function was inlined, or this kernel goes another way.
-    pub fn never_fired(&self, seen: &Observations, ran: &[&str]) -> Vec<ProbeStatus> {
-        let silent = |status: &ProbeStatus| {
-            status.attached
-                && ran.contains(&status.operation.as_str())
-                && seen.histogram(&status.operation).is_some_and(|histogram| histogram.count == 0)
+    fn attach(&mut self) -> Result<(), ProbeError> {
+        let ebpf = &mut self.ebpf;
+        let again = || {
+            self.probes
+                .iter_mut()
+                .flat_map(|probe| &mut probe.links)
+                .try_for_each(|link| link.attach_again(ebpf))
         };
-        let mut found: Vec<_> = self.status().into_iter().filter(silent).collect();
-        for status in &mut found {
-            status.reason = format!(
-                "{} never fired though {} ran: it is inlined, or this kernel goes another way",
-                status.symbol, status.operation
-            );
+        // Some are attached by name, through a tracefs.
+        tracefs::visible(again).map_err(|refusal| ProbeError::Attach(refusal.reason))
+    }
+
+    /// Takes the programs off until the next phase begins: those that stay on
+    /// are run, if only to find that nothing is watched.
+    pub fn rest(&mut self) {
+        for link in self.probes.iter_mut().flat_map(|probe| &mut probe.links) {
+            if let Err(refusal) = link.detach(&mut self.ebpf) {
+                tracing::warn!(reason = refusal.reason, "a probe stays attached");
+            }
         }
-        found
     }
 
     fn sampling_hertz(&self) -> Option<u32> {
@@ -169,16 +196,29 @@ impl Session {
         word.set(0, control, 0).map_err(|source| ProbeError::Map { name: "CONTROL", source })
     }
 
-    /// Takes out named threads, and those that joined as a process's.
+    /// Empties the slots of named threads, or all where threads joined as a
+    /// process's: the calling thread's first, so that it is not seen further.
     fn forget_threads(&mut self) -> Result<(), ProbeError> {
-        let fault = |source| ProbeError::Map { name: "THREADS", source };
-        let mut threads: HashMap<_, u32, Thread> = map_mut(&mut self.ebpf, "THREADS")?;
-        let ids: Result<Vec<u32>, _> = threads.keys().collect();
-        for id in ids.map_err(fault)? {
-            threads.remove(&id).map_err(fault)?;
+        let own = slot(rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned());
+        let mut taken: Vec<u32> = match std::mem::replace(&mut self.slots, Slots::Of(Vec::new())) {
+            Slots::All => (0..SLOTS).collect(),
+            Slots::Of(ids) => ids.into_iter().map(slot).collect(),
+        };
+        taken.sort_by_key(|slot| *slot != own);
+        let mut threads: Array<_, Thread> = map_mut(&mut self.ebpf, "THREADS")?;
+        for slot in taken {
+            threads
+                .set(slot, Thread::IDLE, 0)
+                .map_err(|source| ProbeError::Map { name: "THREADS", source })?;
         }
         Ok(())
     }
+}
+
+/// Which slots a phase may have filled.
+enum Slots {
+    Of(Vec<u32>),
+    All,
 }
 
 /// Whether each engine works here, in the form that is stored.

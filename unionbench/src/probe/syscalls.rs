@@ -52,6 +52,7 @@ pub(super) fn timed() -> Vec<(u32, &'static str)> {
         sendfile = libc::SYS_sendfile,
         mmap = libc::SYS_mmap,
         msync = libc::SYS_msync,
+        futex = libc::SYS_futex,
     );
     #[cfg(target_arch = "x86_64")]
     add!(

@@ -43,8 +43,8 @@ pub struct ProbeStatus {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct KernelHistogram {
-    /// Such as `syscall:statx`, `lookup`, `copy_up`, `copy_up:data`,
-    /// `fuse:LOOKUP`.
+    /// Such as `syscall:statx`, `lookup`, `copy_up`, `copy_up_data`,
+    /// `fuse:LOOKUP`. Each is defined in `results/README.md`.
     pub operation: String,
     pub engine: String,
     pub symbol: String,
@@ -58,12 +58,27 @@ pub struct KernelHistogram {
     pub buckets: Vec<(u64, u64, u64)>,
 }
 
+/// All visits of the layers that were asked at the same turn of their lookups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LayerVisits {
+    /// 1 for the layer that a lookup asks first. That is the upper layer where
+    /// the parent directory has one, else the topmost lower one.
+    pub turn: u32,
+    /// Lookups that asked a layer at this turn.
+    pub asked: u64,
+    /// What those visits took together, in the record's latency unit, the
+    /// probes' own cost included.
+    pub spent: u64,
+}
+
 /// An exact count.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Counter {
-    /// Such as `syscalls.statx`, `copy_ups`, `copy_ups.chmod`,
-    /// `lookup.layers`, `fsyncs`, `whiteouts`, `upper.inodes`, `upper.bytes`.
+    /// Such as `syscalls.statx`, `copy_ups`, `copy_ups.fchmodat`,
+    /// `layer_visits`, `fsyncs`, `whiteouts`, `upper.inodes`, `upper.bytes`.
+    /// Each is defined in `results/README.md`.
     pub name: String,
     pub engine: String,
     pub value: u64,

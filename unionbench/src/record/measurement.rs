@@ -6,7 +6,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Backing, Counter, KernelHistogram, Losses, Reason, Sampling, Summary};
+use super::{Backing, Counter, KernelHistogram, LayerVisits, Losses, Reason, Sampling, Summary};
 
 /// Coordinates of a cell in the scenario's matrix: key of the scenario file
 /// (`stack.layers`) to value.
@@ -149,6 +149,9 @@ pub struct Round {
     pub bytes: u64,
     pub counters: Vec<Counter>,
     pub kernel: Vec<KernelHistogram>,
+    /// What each layer of a lookup cost, by its turn; empty where no probe
+    /// watches layers.
+    pub layers: Vec<LayerVisits>,
     pub sampling: Option<Sampling>,
     pub losses: Losses,
 }
@@ -162,7 +165,8 @@ pub struct Step {
     pub backend: String,
     pub round: u32,
     pub probes: bool,
-    /// Start, relative to the start of the run, in milliseconds.
+    /// Start, relative to the start of the run, in milliseconds. In a kernel
+    /// matrix each kernel has a run of its own, one after the other.
     pub at_ms: u64,
 }
 

@@ -7,6 +7,7 @@
 
 mod environment;
 mod kernel;
+mod matrix;
 mod measurement;
 #[cfg(test)]
 pub(crate) mod sample;
@@ -14,8 +15,10 @@ pub(crate) mod sample;
 pub use crate::stats::Summary;
 pub use environment::{Backing, Host, Lab, Program};
 pub use kernel::{
-    Counter, EngineStatus, FunctionShare, KernelHistogram, Losses, ProbeStatus, Sampling,
+    Counter, EngineStatus, FunctionShare, KernelHistogram, LayerVisits, Losses, ProbeStatus,
+    Sampling,
 };
+pub use matrix::{Environment, KERNEL, placed_id};
 pub use measurement::{
     Availability, Backend, Cell, CellStatus, DriverOverhead, ParamValue, Params, Round, Stack, Step,
 };
@@ -27,7 +30,7 @@ use crate::unit::LatencyUnit;
 
 /// The version of [`Record`] that this program writes. It reads this one only:
 /// a record of a newer schema is refused, never read by halves.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// One run of one scenario.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -55,6 +58,11 @@ pub struct Record {
     /// Every probe of the catalogue that concerns this run.
     pub probes: Vec<ProbeStatus>,
     pub driver: DriverOverhead,
+    /// In a kernel matrix, the kernels after the first: `host`, `lab`,
+    /// `backends`, `engines`, `probes` and `driver` above are the first one's.
+    /// Empty otherwise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub further: Vec<Environment>,
     /// In plan order: by stack, backing, backend, phase.
     pub cells: Vec<Cell>,
     /// The order in which rounds were measured, oldest first.

@@ -72,6 +72,7 @@ pub(crate) fn record() -> Record {
         engines: Vec::new(),
         probes: Vec::new(),
         driver: DriverOverhead { empty_sample: 25, n: 10_000 },
+        further: Vec::new(),
         cells,
         order: Vec::new(),
         warnings: vec!["the load average was 3.1 at the start".into()],
@@ -190,6 +191,7 @@ fn round(round: u32, probes: bool, median: u64, operation: &str) -> Round {
         bytes: 0,
         counters: Vec::new(),
         kernel: if probes { vec![kernel] } else { Vec::new() },
+        layers: Vec::new(),
         sampling: None,
         losses: Losses::default(),
     }

@@ -1,6 +1,6 @@
 //! Figures as people read them.
 
-use crate::record::{ParamValue, Params};
+use crate::record::{ParamValue, Params, Record};
 use crate::stats::bootstrap::Estimate;
 use crate::unit::{Bytes, LatencyUnit, Nanos};
 
@@ -46,6 +46,12 @@ pub fn param(key: &str, value: &ParamValue) -> String {
         ParamValue::Integer(bytes) if is_size(key) => format!("{key}={}", Bytes(*bytes)),
         value => format!("{key}={value}"),
     }
+}
+
+/// The kernel the record is of, or the kernels of a matrix.
+pub fn releases(record: &Record) -> String {
+    let kernels = record.kernels();
+    if kernels.is_empty() { record.host.kernel_release.clone() } else { kernels.join(" and ") }
 }
 
 /// The parameter is a size in bytes.

@@ -5,7 +5,7 @@ use comfy_table::{CellAlignment, ContentArrangement, LineStyle};
 
 use super::figure::{grouped, latency};
 use super::table::{Table, tables};
-use super::{Analysis, sentences};
+use super::{Analysis, figure, kernels, sentences};
 use crate::unit::Nanos;
 
 /// How the terminal wants it.
@@ -20,7 +20,7 @@ pub struct Appearance {
 /// The whole report as text that ends with a line feed.
 pub fn human(analysis: &Analysis<'_>, appearance: Appearance) -> String {
     let mut text = header(analysis, appearance);
-    for table in tables(analysis) {
+    for table in tables(analysis).into_iter().chain(kernels::tables(analysis)) {
         text += &format!("\n{}\n", bold(&table.heading, appearance));
         text += &drawn(&table, appearance);
         text.push('\n');
@@ -47,7 +47,7 @@ fn header(analysis: &Analysis<'_>, appearance: Appearance) -> String {
     format!(
         "{}\nLinux {} on {}, {} CPUs; seed {}; {} cells in {}\nEvery sample holds the driver's own {} (median of {}).\n",
         bold(&format!("{} ({})", record.scenario.title, record.scenario.name), appearance),
-        host.kernel_release,
+        figure::releases(analysis.record),
         host.cpu_model,
         host.n_cpus,
         record.seed,

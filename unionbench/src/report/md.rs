@@ -1,7 +1,7 @@
 //! The report as Markdown.
 
 use super::table::{Table, tables};
-use super::{Analysis, sentences};
+use super::{Analysis, figure, kernels, sentences};
 
 /// The whole report as Markdown that ends with a line feed.
 pub fn md(analysis: &Analysis<'_>) -> String {
@@ -10,12 +10,12 @@ pub fn md(analysis: &Analysis<'_>) -> String {
         "# {}\n\nScenario `{}`, Linux {} on {}, {} CPUs, seed {}.\n",
         record.scenario.title,
         record.scenario.name,
-        record.host.kernel_release,
+        figure::releases(record),
         record.host.cpu_model,
         record.host.n_cpus,
         record.seed
     );
-    for table in tables(analysis) {
+    for table in tables(analysis).into_iter().chain(kernels::tables(analysis)) {
         text += &format!("\n## {}\n\n{}", escaped(&table.heading), drawn(&table));
     }
     let lists = [

@@ -8,6 +8,7 @@ mod figure;
 mod html;
 mod human;
 mod json;
+mod kernels;
 mod md;
 mod openmetrics;
 pub(in crate::report) mod plots;
@@ -79,6 +80,9 @@ pub fn write_all(record: &Record, dir: &Path) -> Result<Vec<PathBuf>, ReportErro
     };
     write("summary.md", md(&analysis).as_bytes())?;
     write("cells.csv", csv(&analysis)?.as_bytes())?;
+    if let Some(text) = kernels::csv(&analysis)? {
+        write("kernels.csv", text.as_bytes())?;
+    }
     let subject = HtmlSubject { record, timeline: timeline(record, dir)? };
     write("report.html", html(&[subject])?.as_bytes())?;
     for plot in svgs(&analysis)? {

@@ -215,6 +215,7 @@ impl Cells {
             engines: context.observer.engines(),
             probes: context.observer.probes(),
             driver: frame.driver,
+            further: Vec::new(),
             cells: self.cells,
             order: frame.order,
             warnings: self.warnings,

@@ -1,11 +1,14 @@
 //! What watches a phase from the kernel's side.
 
-use crate::record::{Counter, EngineStatus, KernelHistogram, Losses, ProbeStatus, Sampling};
+use crate::record::{
+    Counter, EngineStatus, KernelHistogram, LayerVisits, Losses, ProbeStatus, Sampling,
+};
 
 /// What one phase's probes saw.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Observations {
     pub kernel: Vec<KernelHistogram>,
+    pub layers: Vec<LayerVisits>,
     pub counters: Vec<Counter>,
     pub sampling: Option<Sampling>,
     pub losses: Losses,
@@ -21,10 +24,15 @@ pub trait Observer {
     fn begin(&mut self, kind: &str, tids: &[u32]);
     /// Stops looking; what was seen since `begin`.
     fn end(&mut self) -> Observations;
+    /// No phase follows at once: probes are taken off.
+    fn rest(&mut self);
     /// Every engine that was thought of.
     fn engines(&self) -> Vec<EngineStatus>;
     /// Every probe that concerns the run.
     fn probes(&self) -> Vec<ProbeStatus>;
+    /// The probe that watches this operation of this kind of backend, if one is
+    /// attached.
+    fn attached(&self, kind: &str, operation: &str) -> Option<ProbeStatus>;
     /// Something can be seen: rounds with probes make sense.
     fn sees(&self) -> bool;
 }
@@ -37,6 +45,7 @@ pub struct Blind {
 
 impl Observer for Blind {
     fn begin(&mut self, _: &str, _: &[u32]) {}
+    fn rest(&mut self) {}
     fn end(&mut self) -> Observations {
         Observations::default()
     }
@@ -45,6 +54,9 @@ impl Observer for Blind {
     }
     fn probes(&self) -> Vec<ProbeStatus> {
         Vec::new()
+    }
+    fn attached(&self, _: &str, _: &str) -> Option<ProbeStatus> {
+        None
     }
     fn sees(&self) -> bool {
         false

@@ -1,10 +1,10 @@
 //! The observer that attaches real probes.
 //!
-//! A session lives from `begin` to `end` of one phase: programs left attached
-//! would be run, if only to find the filter off, by the rounds without probes
-//! that stand beside.
+//! A session is opened once for each file system and attached from its first
+//! phase of a step to the step's end: programs left attached would be run, if
+//! only to find the filter off, by the rounds without probes that stand beside.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::observe::{Observations, Observer};
 use crate::probe::{self, Family, ProbeError, Request, Session, Watch};
@@ -13,15 +13,15 @@ use crate::record::{EngineStatus, ProbeStatus};
 /// Probes for whichever backend is measured.
 pub struct Probes {
     engines: Vec<EngineStatus>,
-    session: Option<Session>,
+    sessions: BTreeMap<Family, Session>,
+    /// The one whose phase runs.
+    begun: Option<Family>,
+    /// Every probe that was tried, and how often its operation was seen, by
+    /// operation, backend and symbol.
+    tried: BTreeMap<(String, String, String), (ProbeStatus, u64)>,
     /// Why the running phase is not watched.
     failure: Option<String>,
-    /// Families none of whose functions can be probed here: asking the kernel
-    /// again before every phase would take half a second and change nothing.
-    refused: BTreeSet<Family>,
-    /// Every probe that was tried, and how often it fired, by operation and
-    /// backend.
-    tried: BTreeMap<(String, String), (ProbeStatus, u64)>,
+    sampling_hertz: Option<u32>,
 }
 
 impl Probes {
@@ -29,38 +29,55 @@ impl Probes {
     pub fn new() -> Self {
         Self {
             engines: probe::engines(),
-            session: None,
+            sessions: BTreeMap::new(),
+            begun: None,
             failure: None,
-            refused: BTreeSet::new(),
             tried: BTreeMap::new(),
+            sampling_hertz: Some(probe::DEFAULT_HERTZ),
         }
+    }
+
+    /// Without sampling, whose interrupts fall on operations as they like:
+    /// where instructions are counted, only what probes cost each operation
+    /// shall stand between rounds with and without them.
+    pub fn without_sampling() -> Self {
+        Self { sampling_hertz: None, ..Self::new() }
     }
 
     fn start(&mut self, kind: &str, tids: &[u32]) -> Result<(), ProbeError> {
         let family = Family::of_backend(kind);
-        let functions = !self.refused.contains(&family);
-        let request = Request { functions, ..Request::everything(family) };
-        let session = self.session.insert(Session::open(&request)?);
-        let status = session.status();
-        if functions && !status.iter().any(|probe| probe.attached && is_function(probe)) {
-            self.refused.insert(family);
+        self.begun = None;
+        if !self.sessions.contains_key(&family) {
+            let sampling_hertz = self.sampling_hertz;
+            let session = Session::open(&Request { family, functions: true, sampling_hertz })?;
+            for status in session.status() {
+                let key = (status.operation.clone(), status.backend.clone(), status.symbol.clone());
+                self.tried.entry(key).or_insert((status, 0));
+            }
+            self.sessions.insert(family, session);
         }
-        for status in status {
-            let key = (status.operation.clone(), status.backend.clone());
-            self.tried.entry(key).or_insert((status, 0));
+        if let Some(session) = self.sessions.get_mut(&family) {
+            session.begin(Watch::Threads(tids))?;
+            self.begun = Some(family);
         }
-        session.begin(Watch::Threads(tids))
+        Ok(())
     }
 
     fn stop(&mut self) -> Result<Observations, ProbeError> {
-        let Some(mut session) = self.session.take() else { return Ok(Observations::default()) };
+        let session = self.begun.take().and_then(|family| self.sessions.get_mut(&family));
+        let Some(session) = session else { return Ok(Observations::default()) };
         let seen = session.end()?;
-        for ((operation, _), (_, fired)) in &mut self.tried {
-            *fired += seen.histogram(operation).map_or(0, |histogram| histogram.count);
+        for ((operation, ..), (_, fired)) in &mut self.tried {
+            *fired += seen
+                .histogram(operation)
+                .map(|histogram| histogram.count)
+                .or_else(|| seen.counter(operation))
+                .unwrap_or(0);
         }
         Ok(Observations {
             kernel: seen.kernel.into_iter().filter(|histogram| histogram.count > 0).collect(),
             counters: seen.counters,
+            layers: seen.layers,
             sampling: seen.sampling,
             losses: seen.losses,
             failure: None,
@@ -81,7 +98,7 @@ fn is_function(probe: &ProbeStatus) -> bool {
 impl Observer for Probes {
     fn begin(&mut self, kind: &str, tids: &[u32]) {
         self.failure = self.start(kind, tids).err().map(|error| {
-            self.session = None;
+            self.begun = None;
             format!("no probes watched {kind}: {}", super::chain(&error))
         });
     }
@@ -93,6 +110,12 @@ impl Observer for Probes {
         });
         seen.failure = self.failure.take().or(seen.failure);
         seen
+    }
+
+    fn rest(&mut self) {
+        for session in self.sessions.values_mut() {
+            session.rest();
+        }
     }
 
     fn engines(&self) -> Vec<EngineStatus> {
@@ -110,6 +133,14 @@ impl Observer for Probes {
             status
         });
         told.collect()
+    }
+
+    fn attached(&self, kind: &str, operation: &str) -> Option<ProbeStatus> {
+        let backend = Family::of_backend(kind).name();
+        let found = self.tried.values().map(|(status, _)| status).find(|status| {
+            status.attached && status.operation == operation && status.backend == backend
+        });
+        found.cloned()
     }
 
     fn sees(&self) -> bool {

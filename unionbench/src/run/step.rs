@@ -75,7 +75,11 @@ pub(super) fn run(
     };
     let mut step =
         Step { plan, planned, position, setup, site, backend: backend.as_ref(), folders: &folders };
-    if let Err(failure) = step.run(context, cells) {
+    let result = step.run(context, cells);
+    if planned.probes {
+        context.observer.rest();
+    }
+    if let Err(failure) = result {
         match failure {
             Failure::Run(error) => return Err(error),
             Failure::Setup(reason) => cells.fail(setup, &reason),
@@ -303,6 +307,9 @@ impl Step<'_> {
             seen.counters.extend(daemon_counters(before, after));
         }
         self.judge(phase, &prepared, &outcome, &seen, cells);
+        if self.planned.probes && outcome.n_ops > 0 {
+            self.judge_probes(phase, &prepared, &seen, &*context.observer, cells);
+        }
         context
             .samples
             .append(&phase.cell_id, self.planned.round, self.planned.probes, &outcome.samples)
@@ -387,6 +394,34 @@ impl Step<'_> {
         }
     }
 
+    /// A probe that is attached and saw nothing of what the phase is sure to
+    /// have made the union do is no zero: its function was inlined, or this
+    /// kernel goes another way, and the kernel's side of the cell is wrong.
+    fn judge_probes(
+        &self,
+        phase: &PhasePlan,
+        prepared: &Prepared,
+        seen: &Observations,
+        observer: &dyn super::Observer,
+        cells: &mut Cells,
+    ) {
+        let kind = &self.plan.backends[self.setup.backend].kind;
+        let stack = &self.plan.stacks[self.setup.stack];
+        for operation in workload::sure_operations(phase, prepared, stack) {
+            let silent = !seen.kernel.iter().any(|histogram| histogram.operation == operation);
+            if silent && let Some(probe) = observer.attached(kind, operation) {
+                cells.invalidate(
+                    &phase.cell_id,
+                    format!(
+                        "the probe of {operation} ({} on {}) never fired though the phase made it \
+                         run: the function is inlined, or this kernel goes another way",
+                        probe.engine, probe.symbol
+                    ),
+                );
+            }
+        }
+    }
+
     fn round(&self, outcome: &mut Outcome, seen: Observations) -> Round {
         let histogram = stats::hdr::of_samples(&outcome.samples)
             .and_then(|histogram| stats::hdr::encode(&histogram))
@@ -403,6 +438,7 @@ impl Step<'_> {
             bytes: outcome.bytes,
             counters: seen.counters,
             kernel: seen.kernel,
+            layers: seen.layers,
             sampling: seen.sampling,
             losses: seen.losses,
         }

@@ -24,6 +24,12 @@ pub struct Contents {
     pub blocks: u64,
 }
 
+impl Contents {
+    fn inodes(self) -> u64 {
+        self.files + self.directories + self.whiteouts
+    }
+}
+
 /// Walks the layer; the root itself is not counted.
 ///
 /// # Errors
@@ -98,6 +104,7 @@ pub fn difference(before: Contents, after: Contents) -> Vec<Counter> {
         value: after.saturating_sub(before),
     };
     vec![
+        counter("inodes", before.inodes(), after.inodes()),
         counter("files", before.files, after.files),
         counter("directories", before.directories, after.directories),
         counter("whiteouts", before.whiteouts, after.whiteouts),

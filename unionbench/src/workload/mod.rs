@@ -31,7 +31,7 @@ pub use commit::{Changes, native_diff, walked_diff};
 pub use driver::{Gate, empty_sample};
 pub use whole::{Ground, MountAt, Standing, run_whole};
 
-use crate::plan::{Action, PhasePlan, Trigger, WholeVerb};
+use crate::plan::{Action, Cache, PhasePlan, StackPlan, Trigger, WholeVerb};
 use crate::record::Counter;
 use crate::stack::Tree;
 use crate::sys::Errno;
@@ -230,6 +230,31 @@ pub fn exact_syscalls(action: &Action) -> &'static [&'static str] {
             Trigger::Rename => &["renameat2"],
             Trigger::Setxattr => &["setxattr"],
         },
+    }
+}
+
+/// Operations inside a union that the phase is sure to make it do, whatever the
+/// union. A probe of one that saw none is broken.
+pub fn sure_operations(
+    phase: &PhasePlan,
+    prepared: &Prepared,
+    stack: &StackPlan,
+) -> Vec<&'static str> {
+    let cold = phase.cache == Cache::Cold;
+    match &phase.action {
+        Action::Lookup { .. } | Action::LookupMissing if cold => vec!["lookup", "layer_lookup"],
+        Action::FirstWrite { trigger: Trigger::Write, .. }
+            if prepared.sizes.iter().any(|size| *size > 0) =>
+        {
+            vec!["copy_up", "copy_up_data"]
+        }
+        Action::FirstWrite { .. } => vec!["copy_up"],
+        Action::Delete { .. } => vec!["whiteout"],
+        // A directory of one layer alone is read as it is.
+        Action::Readdir if cold && stack.shared_dirs && stack.n_layers > 1 => {
+            vec!["readdir_merge"]
+        }
+        _ => Vec::new(),
     }
 }
 

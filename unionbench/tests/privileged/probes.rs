@@ -151,7 +151,7 @@ fn every_probe_says_what_became_of_it() {
         return;
     };
     let status = session.status();
-    for wanted in ["syscall", "lookup", "layers_visited", "copy_up", "whiteout", "sampling"] {
+    for wanted in ["syscall", "lookup", "layer_lookup", "copy_up", "whiteout", "sampling"] {
         let found = status.iter().find(|probe| probe.operation == wanted);
         let found = found.unwrap_or_else(|| panic!("{wanted} is missing"));
         assert!(found.attached == found.reason.is_empty(), "{found:?}");

@@ -75,6 +75,18 @@ impl Axis {
         Self::log(format!("{title} (bytes)"), low, high.max(low * 4.0), ticks)
     }
 
+    /// Names at equal distances, the first at 0.
+    pub fn names(title: &str, names: &[&str]) -> Self {
+        let ticks = names.iter().enumerate().map(|(at, name)| (at as f64, (*name).to_owned()));
+        let high = names.len() as f64 - 0.7;
+        Self { title: title.to_owned(), low: -0.3, high, ticks: ticks.collect(), is_log: false }
+    }
+
+    /// Quotients, from zero.
+    pub fn quotient(title: &str, values: &[f64]) -> Self {
+        Self::linear(title.to_owned(), 0.0, range(values).1.max(1.0) * 1.1, trimmed)
+    }
+
     /// Shares from 0 to 1.
     pub fn share(title: &str) -> Self {
         Self::linear(title.to_owned(), 0.0, 1.0, trimmed)

@@ -8,6 +8,7 @@ pub(in crate::report) mod axis;
 mod chart;
 mod distribution;
 mod growth;
+mod kernels;
 mod raster;
 
 pub use raster::png;
@@ -26,6 +27,7 @@ pub struct Plot {
 pub fn svgs(analysis: &Analysis<'_>) -> Result<Vec<Plot>, ReportError> {
     let mut charts = growth::charts(analysis);
     charts.extend(distribution::charts(analysis));
+    charts.extend(kernels::charts(analysis));
     charts.iter().map(chart::Chart::draw).collect()
 }
 
