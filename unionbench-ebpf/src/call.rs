@@ -92,19 +92,20 @@ pub fn end_phase<C: EbpfContext>(ctx: &C, operation: Operation, returned: i64) {
 fn push(thread: &mut Thread, operation: Operation, note: u64) {
     let depth = thread.depth as usize;
     thread.depth += 1;
-    match thread.frames.get_mut(depth) {
-        Some(frame) => {
-            if matches!(operation, Operation::CopyUp) {
-                thread.copy_ups += 1;
-            }
-            frame.operation = operation as u32;
-            frame.note = note;
-            // Read last: what stands above is not the call's own time.
-            // SAFETY: the helper has no preconditions.
-            frame.start_ns = unsafe { bpf_ktime_get_ns() };
-        }
-        None => count(Counter::LostFrames),
+    if depth >= MAX_DEPTH {
+        count(Counter::LostFrames);
+        return;
     }
+    // The verifier of Linux 6.1 forgets the check above on some paths.
+    let Some(frame) = thread.frames.get_mut(masked::<{ MAX_DEPTH - 1 }>(depth)) else { return };
+    if matches!(operation, Operation::CopyUp) {
+        thread.copy_ups += 1;
+    }
+    frame.operation = operation as u32;
+    frame.note = note;
+    // Read last: what stands above is not the call's own time.
+    // SAFETY: the helper has no preconditions.
+    frame.start_ns = unsafe { bpf_ktime_get_ns() };
 }
 
 #[inline(always)]
