@@ -125,6 +125,10 @@ fn counted(round: &Round, operation: &str) -> u64 {
     round.kernel.iter().find(|h| h.operation == operation).map_or(0, |h| h.count)
 }
 
+fn counter_of(round: &Round, name: &str) -> Option<u64> {
+    round.counters.iter().find(|counter| counter.name == name).map(|counter| counter.value)
+}
+
 fn check(release: &str) {
     let Some(record) = record_on(release) else { return };
     assert_eq!(record.warnings, Vec::<String>::new());
@@ -137,11 +141,33 @@ fn check(release: &str) {
     // whose parent has an upper, in that too.
     assert_eq!((layers.count, layers.sum), (cold.n_ops + 1, cold.n_ops * 8 + 9));
     assert_eq!((layers.min, layers.max), (8, 9));
+    let bottom = cold.layers.iter().find(|layer| layer.turn == 8).expect("eight layers");
+    assert_eq!(bottom.asked, cold.n_ops + 1);
+    assert_eq!(cold.layers.iter().map(|layer| layer.asked).sum::<u64>(), layers.sum);
+    assert!(cold.layers.iter().all(|layer| layer.spent > 0));
     let written = probed(&record, "first-write");
     // Each file, and once the directory they are in.
     assert_eq!(counted(written, "copy_up"), written.n_ops + 1);
+    for (counter, expected) in [
+        ("copy_ups", written.n_ops + 1),
+        ("copy_ups.openat", written.n_ops + 1),
+        ("bytes_cloned", 0),
+        ("bytes_spliced", written.n_ops * 4096),
+        ("upper.inodes", written.n_ops + 1),
+    ] {
+        assert_eq!(counter_of(written, counter), Some(expected), "{counter}");
+    }
+    for phase in ["lock", "create", "metadata", "xattr", "rename"] {
+        let operation = format!("copy_up_{phase}");
+        assert_eq!(counted(written, &operation), written.n_ops + 1, "{operation}");
+    }
+    for phase in ["data", "clone", "splice"] {
+        let operation = format!("copy_up_{phase}");
+        assert_eq!(counted(written, &operation), written.n_ops, "{operation}");
+    }
     let deleted = probed(&record, "delete");
     assert_eq!(counted(deleted, "whiteout"), deleted.n_ops);
+    assert_eq!(counter_of(deleted, "whiteouts"), counter_of(deleted, "upper.whiteouts"));
     let listed = probed(&record, "readdir");
     assert_eq!(counted(listed, "readdir_merge"), listed.n_ops);
     for round in [cold, written, deleted, listed] {
@@ -154,6 +180,11 @@ fn check(release: &str) {
     // overlay is a module there: aya attaches fentry to the kernel proper only.
     assert_eq!(by("lookup"), Some("kprobe"));
     assert_eq!(by("fsync"), Some("fentry"));
+}
+
+#[test]
+fn function_probes_count_what_the_driver_did_on_6_1() {
+    check("6.1");
 }
 
 #[test]

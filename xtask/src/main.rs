@@ -75,6 +75,7 @@ fn dispatch(arguments: &[String]) -> Result<ExitCode> {
             return suites::run(&root, &rest[1..]);
         }
         "test" => {
+            setup::lab();
             let object = object_or_none(&root);
             let mut command = cargo_with(&root, "test", object.as_deref(), &[]);
             return suite::run(command.arg("--no-fail-fast").args(rest));
@@ -98,6 +99,10 @@ fn dispatch(arguments: &[String]) -> Result<ExitCode> {
 /// Builds what is out of date and becomes the program. A first argument that
 /// is not a subcommand of the program is taken for a scenario file.
 fn run(root: &Path, arguments: &[String]) -> Result<ExitCode> {
+    if arguments.iter().any(|word| word == "--lab") || arguments.first().is_some_and(|w| w == "lab")
+    {
+        setup::lab();
+    }
     let object = object_or_none(root);
     let program = program::build(root, object.as_deref())?;
     let mut command = Command::new(&program);

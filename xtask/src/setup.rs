@@ -95,6 +95,34 @@ fn install_debian_toolchain() -> Result<Toolchain> {
     })
 }
 
+/// QEMU, in which the lab measures. Without it the lab's tests are skipped and
+/// say so, hence no error.
+pub fn lab() {
+    const PROGRAM: &str = "qemu-system-x86_64";
+    const LINE: &str = "apt-get install --no-install-recommends qemu-system-x86";
+    if on_path(PROGRAM).is_some() {
+        return;
+    }
+    if on_path("apt-get").is_none() || !running_as_root() {
+        say(&format!("the lab needs QEMU: type `{LINE}` (Debian) or install {PROGRAM}"));
+        return;
+    }
+    say("installing QEMU for the lab (about 30 s)");
+    let mut words = LINE.split(' ');
+    let installed = must_succeed(
+        Command::new(words.next().unwrap_or("apt-get"))
+            .args(words)
+            .args(["--yes", "-qq"])
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .stdout(std::process::Stdio::null()),
+    );
+    if let Err(error) = installed {
+        say(&format!(
+            "no QEMU for the lab ({error:#}): try `apt-get update` first, or type {LINE}"
+        ));
+    }
+}
+
 fn running_as_root() -> bool {
     output(Command::new("id").arg("-u")).is_ok_and(|uid| uid.trim() == "0")
 }

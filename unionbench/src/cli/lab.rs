@@ -11,9 +11,11 @@ use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 use comfy_table::Table;
 
+use super::lab_selftest::PROBE_COST;
 use crate::lab::{
     Accel, Exit, Guest, GuestFile, GuestOutcome, Kernel, LabError, LabIdentity, Mode,
 };
+use crate::probe::PairCost;
 use crate::unit::Bytes;
 
 #[derive(Debug, Parser)]
@@ -27,17 +29,24 @@ enum Command {
     /// Runs a command in a guest of every kernel given
     Run(RunArgs),
     /// Lists the kernels at hand and what each can do
-    Kernels,
+    Kernels {
+        /// Further kernels to describe: a series, a .deb, an extracted package, a
+        /// build folder or a bzImage
+        #[arg(value_name = "KERNEL")]
+        further: Vec<String>,
+    },
     /// Opens a shell in a guest
     Shell(ShellArgs),
+    /// Measures what a pair of probes costs on every kernel given, in instructions
+    ProbeCost(ProbeCostArgs),
 }
 
 /// What `lab run`, `lab shell` and `run --lab` say about the guest.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Lab")]
 pub struct GuestArgs {
-    /// Kernel: a series (6.1), a Debian release, a .deb, an extracted package or
-    /// a bzImage; repeat it for a matrix
+    /// Kernel: a series (6.1), a Debian release, a .deb, an extracted package, a
+    /// build folder or a bzImage; repeat it for a matrix
     #[arg(long = "kernel", value_name = "KERNEL", default_value = "6.1")]
     pub kernels: Vec<String>,
     /// Memory of the guest
@@ -84,6 +93,12 @@ struct RunArgs {
 }
 
 #[derive(Debug, clap::Args)]
+struct ProbeCostArgs {
+    #[command(flatten)]
+    guest: GuestArgs,
+}
+
+#[derive(Debug, clap::Args)]
 struct ShellArgs {
     #[command(flatten)]
     guest: GuestArgs,
@@ -97,11 +112,12 @@ struct ShellArgs {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Run(args) => run_matrix(&args),
-        Command::Kernels => {
-            print_kernels();
+        Command::Kernels { further } => {
+            print_kernels(&further)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Shell(args) => shell(&args),
+        Command::ProbeCost(args) => probe_cost(&args.guest),
     }
 }
 
@@ -188,7 +204,7 @@ fn save(outcome: &GuestOutcome, dir: &Path) -> anyhow::Result<()> {
     write(dir.join("lab.json"), &serde_json::to_vec_pretty(&outcome.identity)?)
 }
 
-fn print_kernels() {
+fn print_kernels(further: &[String]) -> anyhow::Result<()> {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::NOTHING);
     table.set_header([
@@ -201,7 +217,13 @@ fn print_kernels() {
         "FUSE PASSTHROUGH",
         "IMAGE",
     ]);
-    let kernels = Kernel::cached();
+    let mut kernels = Kernel::cached();
+    for name in further {
+        let kernel = Kernel::resolve(name)?;
+        if kernels.iter().all(|other| other.image != kernel.image) {
+            kernels.push(kernel);
+        }
+    }
     for kernel in &kernels {
         let can = &kernel.capabilities;
         let mut row = vec![kernel.release.clone()];
@@ -219,6 +241,52 @@ fn print_kernels() {
     } else {
         println!("{table}");
     }
+    Ok(())
+}
+
+fn probe_cost(guests: &GuestArgs) -> anyhow::Result<ExitCode> {
+    let mut table = Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table.set_header([
+        "KERNEL",
+        "ENGINE",
+        "ON",
+        "CALL WITHOUT",
+        "ENGINE ALONE",
+        "OUR PROGRAMS",
+        "IN ALL",
+        "OTHER THREADS",
+    ]);
+    for name in &guests.kernels {
+        let mut guest = guests.guest(name, Mode::Count)?;
+        guest.argv = ["unionbench", "lab-selftest", "probe-cost"].map(str::to_owned).into();
+        let outcome = match guest.run() {
+            Err(LabError::Interrupted) => return Ok(ExitCode::from(130)),
+            other => other.with_context(|| format!("kernel {name}"))?,
+        };
+        let Some(text) = outcome.file(PROBE_COST) else {
+            let said = String::from_utf8_lossy(outcome.file("stderr").unwrap_or_default());
+            bail!("cannot measure probes on kernel {name}: {}", said.trim_end());
+        };
+        let costs: Vec<PairCost> =
+            serde_json::from_slice(text).context("cannot read the guest's figures")?;
+        for cost in costs {
+            let mut row = vec![guest.kernel.release.clone(), cost.engine.clone()];
+            if cost.reason.is_empty() {
+                row.push(cost.symbol.clone());
+                row.push(cost.bare.to_string());
+                row.push(format!("+{}", cost.engine_alone.saturating_sub(cost.bare)));
+                row.push(format!("{:+}", cost.programs()));
+                row.push(format!("+{}", cost.watched.saturating_sub(cost.bare)));
+                row.push(format!("+{}", cost.unwatched.saturating_sub(cost.bare)));
+            } else {
+                row.push(format!("unsupported: {}", cost.reason));
+            }
+            table.add_row(row);
+        }
+    }
+    println!("instructions for each pair of probes\n{table}");
+    Ok(ExitCode::SUCCESS)
 }
 
 fn shell(args: &ShellArgs) -> anyhow::Result<ExitCode> {

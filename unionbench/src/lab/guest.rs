@@ -307,7 +307,19 @@ impl Guest {
                 return Err(lacks(format!("{name}, over which the guest reports")));
             }
         }
-        let Some(root) = &self.kernel.modules else { return Ok(()) };
+        let Some(root) = &self.kernel.modules else {
+            // Without modules at hand there is only what is built in.
+            let missing = |name: &&String| match name.as_str() {
+                "overlay" => can.overlay == Feature::Absent,
+                "fuse" => can.fuse == Feature::Absent,
+                "aufs" => can.aufs == Feature::Absent,
+                _ => false,
+            };
+            return match self.required_modules.iter().find(missing) {
+                Some(name) => Err(lacks(format!("{name}, which this run needs"))),
+                None => Ok(()),
+            };
+        };
         let tree = ModuleTree::open(root)?;
         match self.required_modules.iter().find(|name| tree.feature(name) == Feature::Absent) {
             Some(name) => Err(lacks(format!("{name}, which this run needs"))),

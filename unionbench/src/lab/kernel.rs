@@ -56,6 +56,9 @@ impl std::fmt::Display for Feature {
     }
 }
 
+/// Where a kernel's own build leaves its image.
+const BUILT_IMAGE: &str = "arch/x86/boot/bzImage";
+
 /// What a kernel can do for a benchmark, read from its configuration and, for
 /// out-of-tree modules, from its module tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,9 +118,15 @@ impl Kernel {
             .collect()
     }
 
-    /// A bare image: it can boot, but offers only what is built in.
+    /// A bare image: it can boot, but offers only what is built in. One that
+    /// still lies where it was built has its configuration at hand.
     fn from_image(image: &Path) -> Result<Self, LabError> {
-        let mut kernel = Self::assemble(image, None, None)?;
+        let tree = image.ends_with(BUILT_IMAGE).then(|| image.ancestors().nth(4)).flatten();
+        let config = tree.map(|tree| tree.join(".config")).filter(|path| path.is_file());
+        let mut kernel = Self::assemble(image, None, config)?;
+        if kernel.config.is_some() {
+            return Ok(kernel);
+        }
         let bytes = fs::read(image).map_err(LabError::io("read kernel", image))?;
         if let Some(inside) = vmlinux::unpack(&bytes) {
             kernel.capabilities = match vmlinux::configuration(&inside) {
@@ -128,7 +137,12 @@ impl Kernel {
         Ok(kernel)
     }
 
+    /// An extracted package, or the folder in which a kernel was built.
     fn from_tree(tree: &Path) -> Result<Self, LabError> {
+        let built = tree.join(BUILT_IMAGE);
+        if built.is_file() {
+            return Self::from_image(&built);
+        }
         let image = only_image(tree)?;
         let release = read_image(&image)?.0;
         let modules = ["lib/modules", "usr/lib/modules"]
@@ -312,6 +326,22 @@ mod tests {
         check(b"not a kernel", Err("no x86 boot header"));
         check(&image("6.1.0", 4096), Err("shorter than its header says"));
         check(&image("", 4), Err("names no kernel release"));
+    }
+
+    #[test]
+    fn a_kernel_where_it_was_built_has_its_configuration() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join(BUILT_IMAGE);
+        fs::create_dir_all(path.parent().expect("it lies in folders")).expect("folders");
+        fs::write(&path, image("6.1.192 (x@y) #1", 4)).expect("a written image");
+        fs::write(dir.path().join(".config"), "CONFIG_AUFS_FS=y\n").expect("a configuration");
+        for named in [dir.path(), &path] {
+            let name = named.to_str().expect("a readable path");
+            let kernel = Kernel::resolve_in(name, dir.path()).expect("a kernel");
+            assert_eq!((kernel.release.as_str(), &kernel.modules), ("6.1.192", &None));
+            assert_eq!(kernel.capabilities.aufs, Feature::BuiltIn);
+            assert_eq!(kernel.capabilities.overlay, Feature::Absent);
+        }
     }
 
     #[test]

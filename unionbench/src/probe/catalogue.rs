@@ -245,7 +245,7 @@ mod tests {
             Family::Aufs,
             &[
                 (Lookup, Some("au_lkup_dentry")),
-                (LayersVisited, Some("vfsub_lookup_one_len")),
+                (LayerLookup, Some("vfsub_lookup_one_len")),
                 (Revalidate, Some("aufs_d_revalidate")),
                 (CopyUp, Some("au_do_sio_cpup_simple")),
                 (Whiteout, Some("au_wh_create")),
@@ -269,7 +269,7 @@ mod tests {
         check(
             names,
             Family::Aufs,
-            &[Lookup, LayersVisited, Revalidate, CopyUp, Whiteout, ReaddirMerge]
+            &[Lookup, LayerLookup, Revalidate, CopyUp, Whiteout, ReaddirMerge]
                 .map(|operation| (operation, Option::None)),
         );
     }

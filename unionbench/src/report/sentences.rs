@@ -108,26 +108,56 @@ fn signed(value: f64, unit: LatencyUnit) -> String {
 
 /// What attached probes add to the median, per phase and backend.
 pub fn probes_cost(analysis: &Analysis<'_>) -> Vec<String> {
-    let mut ranges: BTreeMap<(&str, &str), (f64, f64, usize)> = BTreeMap::new();
+    let unit = analysis.record.latency_unit;
+    let mut ranges: BTreeMap<(&str, &str), (Range, Range, usize)> = BTreeMap::new();
     for row in analysis.rows.iter().filter(|row| row.counts()) {
-        if let Some(cost) = row.probes_cost {
-            let range = ranges.entry((&row.cell.phase, &row.cell.backend)).or_insert((
-                f64::INFINITY,
-                0.0,
-                0,
-            ));
-            *range = (range.0.min(cost.value), range.1.max(cost.value), range.2 + 1);
+        if let (Some(cost), Some(median)) = (row.probes_cost, row.quantile(0.5)) {
+            let place = (row.cell.phase.as_str(), row.cell.backend.as_str());
+            let (ratios, added, n) = ranges.entry(place).or_default();
+            ratios.take(cost.value);
+            added.take((cost.value - 1.0) * median as f64);
+            *n += 1;
         }
     }
     ranges
         .into_iter()
-        .map(|((phase, backend), (low, high, n))| {
+        .map(|((phase, backend), (ratios, added, n))| {
             let cells = if n == 1 { "1 cell".to_owned() } else { format!("{n} cells") };
+            let exact = match unit {
+                LatencyUnit::Nanoseconds => String::new(),
+                // Counted, not timed: the difference is the probes' alone.
+                LatencyUnit::Instructions => format!(
+                    ", {:+.0} to {:+.0} {} an operation",
+                    added.low,
+                    added.high,
+                    unit.suffix()
+                ),
+            };
             format!(
-                "{phase} on {backend}: median with probes / without {low:.2} to {high:.2} over {cells}"
+                "{phase} on {backend}: median with probes / without {:.2} to {:.2}{exact} over {cells}",
+                ratios.low, ratios.high
             )
         })
         .collect()
+}
+
+/// Least and greatest of what was taken.
+struct Range {
+    low: f64,
+    high: f64,
+}
+
+impl Default for Range {
+    fn default() -> Self {
+        Self { low: f64::INFINITY, high: f64::NEG_INFINITY }
+    }
+}
+
+impl Range {
+    fn take(&mut self, value: f64) {
+        self.low = self.low.min(value);
+        self.high = self.high.max(value);
+    }
 }
 
 /// What is missing or doubtful: backends, cells, losses, the run's warnings.

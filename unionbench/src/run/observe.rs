@@ -16,6 +16,21 @@ pub struct Observations {
     pub failure: Option<String>,
 }
 
+impl Observations {
+    /// What is wrong if this probe, whose operation is known to have run, saw
+    /// nothing of it.
+    pub fn silent(&self, probe: &ProbeStatus) -> Option<String> {
+        let fired = self.kernel.iter().any(|seen| seen.operation == probe.operation);
+        (!fired).then(|| {
+            format!(
+                "the probe of {} ({} on {}) never fired though the phase made it run: the function \
+                 is inlined, or this kernel goes another way",
+                probe.operation, probe.engine, probe.symbol
+            )
+        })
+    }
+}
+
 /// Probes as the run sees them.
 pub trait Observer {
     /// Forgets what was seen and looks at these threads from now on. `kind` is
@@ -60,5 +75,37 @@ impl Observer for Blind {
     }
     fn sees(&self) -> bool {
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probe_that_saw_nothing_of_what_ran_is_told() {
+        let probe = ProbeStatus {
+            operation: "copy_up".to_owned(),
+            backend: "overlayfs".to_owned(),
+            engine: "kprobe".to_owned(),
+            symbol: "ovl_copy_up_one".to_owned(),
+            attached: true,
+            errno: None,
+            reason: String::new(),
+        };
+        let mut seen = Observations::default();
+        let reason = seen.silent(&probe).expect("nothing was seen");
+        assert!(reason.contains("ovl_copy_up_one) never fired"), "{reason}");
+        seen.kernel.push(KernelHistogram {
+            operation: "copy_up".to_owned(),
+            engine: "kprobe".to_owned(),
+            symbol: "ovl_copy_up_one".to_owned(),
+            count: 1,
+            sum: 5,
+            min: 5,
+            max: 5,
+            buckets: vec![(5, 6, 1)],
+        });
+        assert_eq!(seen.silent(&probe), None);
     }
 }

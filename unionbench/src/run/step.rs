@@ -408,16 +408,9 @@ impl Step<'_> {
         let kind = &self.plan.backends[self.setup.backend].kind;
         let stack = &self.plan.stacks[self.setup.stack];
         for operation in workload::sure_operations(phase, prepared, stack) {
-            let silent = !seen.kernel.iter().any(|histogram| histogram.operation == operation);
-            if silent && let Some(probe) = observer.attached(kind, operation) {
-                cells.invalidate(
-                    &phase.cell_id,
-                    format!(
-                        "the probe of {operation} ({} on {}) never fired though the phase made it \
-                         run: the function is inlined, or this kernel goes another way",
-                        probe.engine, probe.symbol
-                    ),
-                );
+            let probe = observer.attached(kind, operation);
+            if let Some(reason) = probe.and_then(|probe| seen.silent(&probe)) {
+                cells.invalidate(&phase.cell_id, reason);
             }
         }
     }

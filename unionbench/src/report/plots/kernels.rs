@@ -51,7 +51,6 @@ fn chart(analysis: &Analysis<'_>, all: &[Metric], (phase, backend): (&str, &str)
         x: Axis::names("kernel", &kernels),
         y: Axis::quotient("quotient, geometric mean over all parameters", &quotients),
         curves,
-        legend_low: false,
     })
 }
 
