@@ -17,6 +17,21 @@ pub fn begin(operation: Operation, note: u64) {
     }
 }
 
+/// As [`begin`], for one of several functions of an operation that may call one
+/// another: the outermost begins it. The first of their ends finds its frame,
+/// and the others none.
+#[inline(always)]
+pub fn begin_once(operation: Operation) {
+    let Some(thread) = thread() else { return };
+    if thread.depth > 0 && thread.depth as usize <= MAX_DEPTH {
+        let top = masked::<{ MAX_DEPTH - 1 }>(thread.depth as usize - 1);
+        if thread.frames.get(top).is_some_and(|frame| frame.operation == operation as u32) {
+            return;
+        }
+    }
+    push(thread, operation, 0);
+}
+
 /// As [`begin`], for a function that is of interest within a copy-up only.
 #[inline(always)]
 pub fn begin_phase(operation: Operation) {

@@ -4,18 +4,28 @@ use aya_ebpf::macros::raw_tracepoint;
 use aya_ebpf::programs::RawTracePointContext;
 use unionbench_common::{Counter, Operation};
 
-use crate::call::{begin, counted, end, pair};
+use crate::call::{begin, begin_once, counted, end, pair};
 use crate::maps::{count, is_watched};
 
 pair!(
     Fsync,
-    begin(Operation::Fsync, 0),
+    begin_once(Operation::Fsync),
     end,
     none,
     fsync_fentry,
     fsync_fexit,
     fsync_kprobe,
     fsync_kretprobe
+);
+pair!(
+    Fsync,
+    begin_once(Operation::Fsync),
+    end,
+    none,
+    fsync_whole_fentry,
+    fsync_whole_fexit,
+    fsync_whole_kprobe,
+    fsync_whole_kretprobe
 );
 counted!(XattrGets, xattr_get_fentry, xattr_get_kprobe);
 counted!(XattrSets, xattr_set_fentry, xattr_set_kprobe);

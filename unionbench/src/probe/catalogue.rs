@@ -150,7 +150,10 @@ pub const ROLES: &[Role] = &[
     role(Lookup, Fuse, "lookup", &["fuse_lookup"]),
     role(Revalidate, Fuse, "revalidate", &["fuse_dentry_revalidate"]),
     role(ReaddirMerge, Fuse, "readdir_merge", &["fuse_readdir"]),
+    // The one is inlined into the other on Debian's kernels, and overlayfs calls
+    // the other.
     role(Fsync, None, "fsync", &["vfs_fsync_range"]),
+    role(Fsync, None, "fsync_whole", &["vfs_fsync"]),
 ];
 
 /// A kernel function of which only the calls are counted.
