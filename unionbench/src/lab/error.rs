@@ -63,7 +63,7 @@ pub enum LabError {
     BootTimeout { limit: Duration, tail: ConsoleTail },
 
     #[error(
-        "the kernel did not boot and printed nothing: its image is corrupt or not for x86-64; fetch the package anew or give another --kernel"
+        "the kernel did not boot and printed nothing: its image is corrupt or not for x86-64, or this host is too busy for --boot-timeout; fetch the package anew, give another --kernel or more time"
     )]
     DidNotBoot,
 
