@@ -1,9 +1,9 @@
 //! Counts of the lab are the same on every run: whole records, compared.
 //!
-//! Three scenarios, cut to a size that a test has time for, run twice on each
-//! kernel, the last time with every core of the host under load.
-//! `UNIONBENCH_LAB_RUNS` asks for more runs, `UNIONBENCH_LAB_WHOLE` for the
-//! scenarios as they are.
+//! Three scenarios, cut to a size that a test has time for, run on each kernel
+//! once as the host is and once with every core of it under load.
+//! `UNIONBENCH_LAB_RUNS` asks for more runs of the first kind,
+//! `UNIONBENCH_LAB_WHOLE` for the scenarios as they are.
 
 use std::path::Path;
 use std::process::Command;
@@ -36,7 +36,7 @@ const CASES: [Case; 3] = [
 
 fn n_runs() -> usize {
     let wished = std::env::var("UNIONBENCH_LAB_RUNS").ok();
-    wished.and_then(|text| text.parse().ok()).unwrap_or(2)
+    wished.and_then(|text| text.parse().ok()).unwrap_or(1)
 }
 
 /// The record of one run, without what only the host's clock says.

@@ -62,7 +62,7 @@ pub struct GuestArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     pub timeout: u64,
     /// Seconds the guest may take to boot
-    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     pub boot_timeout: u64,
     /// Further kernel module to load, such as xfs or btrfs
     #[arg(long = "module", value_name = "NAME")]

@@ -205,7 +205,7 @@ impl Guest {
                 .map(str::to_owned)
                 .to_vec(),
             timeout: Duration::from_secs(600),
-            boot_timeout: Duration::from_secs(120),
+            boot_timeout: Duration::from_secs(300),
             idle: match mode {
                 Mode::Count => IDLE,
                 Mode::Plain => Duration::ZERO,
