@@ -279,8 +279,9 @@ fn many_open() {
     let w = World::new(1);
     (0..2000).for_each(|i| w.put(&format!("l0/f{i}"), &format!("content {i}")));
     let daemon = Daemon::start(&w, "", Some(512));
-    let open =
-        |i: usize| OpenOptions::new().read(true).write(i % 3 == 0).open(w.m(&format!("f{i}")));
+    let open = |i: usize| {
+        OpenOptions::new().read(true).write(i.is_multiple_of(3)).open(w.m(&format!("f{i}")))
+    };
     let files: Vec<_> = (0..2000).map(|i| open(i).unwrap()).collect();
     for i in 0..50 {
         fs::remove_file(w.m(&format!("f{i}"))).unwrap();
