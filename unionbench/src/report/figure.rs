@@ -28,9 +28,13 @@ pub fn grouped(value: u64) -> String {
     text
 }
 
-/// A ratio with its interval, as in `1.53 [1.49, 1.60]`.
+/// A ratio with its interval, as in `1.53 [1.49, 1.60]`. One sample of one round
+/// has none.
 pub fn ratio(estimate: &Estimate) -> String {
-    let Estimate { value, low, high, .. } = estimate;
+    let Estimate { value, low, high, n_rounds } = estimate;
+    if *n_rounds < 2 && low == high {
+        return format!("{value:.2} [one round]");
+    }
     format!("{value:.2} [{low:.2}, {high:.2}]")
 }
 
