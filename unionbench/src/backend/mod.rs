@@ -33,8 +33,7 @@ use daemon::Daemon;
 /// The source of every mount, as `/proc/self/mountinfo` shows it.
 const SOURCE: &str = "unionbench";
 
-/// The control that ratios are taken against.
-pub const CONTROL_KIND: &str = "bare";
+pub use crate::plan::CONTROL_KIND;
 
 /// What a backend is asked to mount. All paths are absolute.
 #[derive(Debug, Clone, Copy)]

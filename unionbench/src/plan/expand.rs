@@ -8,8 +8,9 @@
 use super::verbs;
 use super::words::{backing_kind, layer_choice, trigger_name, trigger_plan};
 use super::{
-    Action, Amount, BackendPlan, BackingKind, BackingPlan, Cache, FileChoice, GroupPlan, ImagePlan,
-    Keys, LayerChoice, PhasePlan, Plan, Setup, SizePlan, StackPlan, StepPlan, Trigger,
+    Action, Amount, BackendPlan, BackingKind, BackingPlan, CONTROL_KIND, Cache, FileChoice,
+    GroupPlan, ImagePlan, Keys, LayerChoice, PhasePlan, Plan, Setup, SizePlan, StackPlan, StepPlan,
+    Trigger,
 };
 use crate::record::{ParamValue, Params};
 use crate::scenario::{self, Many, OptionValue, Scenario, Size, Workload};
@@ -18,7 +19,7 @@ use crate::unit::Bytes;
 /// What the command line asks of a plan.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Choices {
-    /// Names or kinds of backends to keep; empty keeps all.
+    /// Names or kinds of backends to keep beside the control; empty keeps all.
     pub backends: Vec<String>,
     pub rounds: Option<u32>,
     pub seed: Option<u64>,
@@ -327,7 +328,11 @@ fn backends(scenario: &Scenario, choices: &Choices) -> Result<Vec<BackendPlan>, 
         let known = all.into_iter().map(|(_, b)| b.name).collect();
         return Err(PlanError::UnknownBackend { wanted: wanted.clone(), known });
     }
-    all.retain(|b| choices.backends.is_empty() || choices.backends.iter().any(|w| fits(w, b)));
+    // Without the control there would be no ratios.
+    let stays = |b: &(&str, BackendPlan)| {
+        b.1.kind == CONTROL_KIND || choices.backends.iter().any(|w| fits(w, b))
+    };
+    all.retain(|b| choices.backends.is_empty() || stays(b));
     Ok(all.into_iter().map(|(_, b)| b).collect())
 }
 
@@ -547,7 +552,7 @@ trigger = ["write", "chmod"]
     #[test]
     fn choices_narrow_the_plan() {
         let choices = Choices {
-            backends: vec!["bare".to_owned(), "overlayfs metacopy=on".to_owned()],
+            backends: vec!["overlayfs metacopy=on".to_owned()],
             rounds: Some(1),
             seed: Some(9),
             probes: Some(false),

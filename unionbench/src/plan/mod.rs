@@ -17,6 +17,9 @@ use crate::unit::Bytes;
 
 pub use expand::{Choices, PlanError, expand};
 
+/// The control that ratios are taken against.
+pub const CONTROL_KIND: &str = "bare";
+
 /// What a run will do.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Plan {
