@@ -1,7 +1,11 @@
 //! Union semantics, the same cases on every union. The program runs the cases in
 //! a mount namespace of its own; what is not here is told and passed over.
 
+mod skip;
+
 use std::process::{Command, Output};
+
+use skip::skipped;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_unionbench");
 const UNSUPPORTED: i32 = 5;
@@ -9,7 +13,7 @@ const UNSUPPORTED: i32 = 5;
 fn is_root() -> bool {
     let root = Command::new("id").arg("-u").output().is_ok_and(|id| id.stdout == b"0\n");
     if !root {
-        eprintln!("skipped: the conformance suite mounts, which needs root");
+        skipped("conformance", "it mounts, which needs root");
     }
     root
 }
@@ -30,7 +34,7 @@ fn check(kind: &str) {
         .expect("the program starts");
     let said = text(&output);
     if output.status.code() == Some(UNSUPPORTED) {
-        eprintln!("skipped: {said}");
+        skipped("conformance", said);
         return;
     }
     assert!(output.status.success(), "{said}");
@@ -84,7 +88,7 @@ fn a_case_that_is_not_there_is_refused() {
 #[test]
 fn unions_of_a_lab_kernel_conform() {
     if Command::new("qemu-system-x86_64").arg("--version").output().is_err() {
-        eprintln!("skipped: QEMU is not installed (package qemu-system-x86)");
+        skipped("conformance on Debian 6.1", "QEMU is not installed (package qemu-system-x86)");
         return;
     }
     let output = Command::new(PROGRAM)
@@ -95,7 +99,7 @@ fn unions_of_a_lab_kernel_conform() {
         .expect("the program starts");
     let said = text(&output);
     if !output.status.success() && said.contains("cannot fetch") {
-        eprintln!("skipped: no Debian 6.1 kernel is at hand: {said}");
+        skipped("conformance on Debian 6.1", said);
         return;
     }
     assert!(output.status.success(), "{said}");

@@ -1,10 +1,13 @@
 //! The gate as a user meets it: baselines from records of a small native run,
 //! and everything that must not pass.
 
+mod skip;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use skip::skipped;
 use tempfile::TempDir;
 use unionbench::record::Record;
 use unionbench::store;
@@ -44,7 +47,7 @@ fn record(folder: &Path) -> Option<Record> {
         .output()
         .expect("the program starts");
     if !output.status.success() {
-        eprintln!("skipped: no record: {}", String::from_utf8_lossy(&output.stderr));
+        skipped("gate", String::from_utf8_lossy(&output.stderr));
         return None;
     }
     let run = fs::read_dir(folder.join("smoke")).expect("results").flatten().next();

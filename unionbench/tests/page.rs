@@ -6,9 +6,12 @@
 //! are looked for in the folder `UNIONBENCH_NODE_MODULES` names, or in
 //! `target/tools/node_modules`; says so where they are not.
 
+mod skip;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use skip::skipped;
 use unionbench::report::{HtmlSubject, html, timeline};
 use unionbench::store;
 
@@ -42,7 +45,7 @@ fn record(folder: &Path) -> Option<PathBuf> {
         .output()
         .expect("the program starts");
     if !output.status.success() {
-        eprintln!("skipped: no record: {}", String::from_utf8_lossy(&output.stderr));
+        skipped("page", String::from_utf8_lossy(&output.stderr));
         return None;
     }
     let runs = std::fs::read_dir(folder.join("smoke")).expect("results").flatten();
@@ -53,7 +56,7 @@ fn record(folder: &Path) -> Option<PathBuf> {
 fn browser_shows_the_page_whole_at_two_widths_and_in_both_themes() {
     let modules = node_modules();
     let (Some(chromium), Some(node)) = (on_path("chromium"), on_path("node")) else {
-        eprintln!("skipped: no chromium or node: `apt-get install chromium nodejs`");
+        skipped("page", "no chromium or node: `apt-get install chromium nodejs`");
         return;
     };
     for module in ["puppeteer-core", "axe-core"] {

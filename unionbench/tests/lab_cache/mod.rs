@@ -5,6 +5,8 @@ use std::process::Command;
 
 use unionbench::lab::Kernel;
 
+use super::skip::skipped;
+
 /// Kernels are kept beside the build.
 pub fn cache() -> PathBuf {
     match std::env::var_os("UNIONBENCH_LAB_CACHE") {
@@ -16,13 +18,13 @@ pub fn cache() -> PathBuf {
 /// The kernel to test on, or nothing after saying why the test is skipped.
 pub fn kernel(release: &str, test: &str) -> Option<Kernel> {
     if Command::new("qemu-system-x86_64").arg("--version").output().is_err() {
-        eprintln!("skipped {test}: QEMU is not installed (package qemu-system-x86)");
+        skipped(test, "QEMU is not installed (package qemu-system-x86)");
         return None;
     }
     match Kernel::resolve_in(release, &cache()) {
         Ok(kernel) => Some(kernel),
         Err(error) => {
-            eprintln!("skipped {test}: {error}");
+            skipped(test, error);
             None
         }
     }
