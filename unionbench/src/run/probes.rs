@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::observe::{Observations, Observer};
 use crate::probe::{self, Family, ProbeError, Request, Session, Watch};
-use crate::record::{EngineStatus, ProbeStatus};
+use crate::record::{EngineStatus, KernelHistogram, ProbeStatus};
 
 /// Probes for whichever backend is measured.
 pub struct Probes {
@@ -75,7 +75,7 @@ impl Probes {
                 .unwrap_or(0);
         }
         Ok(Observations {
-            kernel: seen.kernel.into_iter().filter(|histogram| histogram.count > 0).collect(),
+            kernel: seen.kernel.into_iter().filter(|h| h.count > 0 && !is_barrier(h)).collect(),
             counters: seen.counters,
             layers: seen.layers,
             sampling: seen.sampling,
@@ -89,6 +89,12 @@ impl Default for Probes {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// The driver's threads wait for one another on futexes while the probes watch;
+/// no workload calls them.
+fn is_barrier(histogram: &KernelHistogram) -> bool {
+    histogram.operation == "syscall:futex"
 }
 
 fn is_function(probe: &ProbeStatus) -> bool {
