@@ -41,6 +41,7 @@ fn record(folder: &Path) -> Option<Record> {
     let output = Command::new(PROGRAM)
         .args(["run", "--quiet", "--no-probes", "--rounds", "1", "--format", "json"])
         .args(["--set", "stack.layers=2", "--set", "phase.cold-bottom.count=20"])
+        .args(["--backend", "overlayfs"])
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios/smoke.toml"))
         .arg("--results")
         .arg(folder)
