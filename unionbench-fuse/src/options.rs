@@ -54,7 +54,9 @@ pub struct MountOptions {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum OptionsError {
     /// An option nobody knows.
-    #[error("cannot read mount option {0:?}: use lowerdir=, upperdir=, workdir= or dirs=")]
+    #[error(
+        "cannot read mount option {0:?}: layers are given by lowerdir=, upperdir= and workdir= or by dirs=; the other options are in unionbench-fuse/README.md"
+    )]
     Unknown(String),
     /// Neither lower nor upper layers.
     #[error("cannot mount a union of nothing: give lowerdir= or dirs=")]

@@ -53,6 +53,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
                     "a folder takes the report of one record: name a FILE.html for several";
                 return Err(Failure::Usage(message.into()).into());
             };
+            std::fs::create_dir_all(out).with_context(|| {
+                format!("cannot make the folder {} (a page is called FILE.html)", out.display())
+            })?;
             for path in write_all(record, out)? {
                 eprintln!("unionbench: wrote {}", path.display());
             }

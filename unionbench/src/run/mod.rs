@@ -100,6 +100,7 @@ pub fn execute(plan: &Plan, context: &mut Context<'_>) -> Result<Record, RunErro
     let started = jiff::Timestamp::now().to_string();
     let cold_method = cold_method(context.entered);
     let mut cells = cells::Cells::new(plan, context);
+    tell_what_is_missing(plan, context, &mut cells);
     let driver = DriverOverhead {
         empty_sample: workload::empty_sample(EMPTY_SECTIONS),
         n: EMPTY_SECTIONS as u64,
@@ -261,6 +262,20 @@ fn describe(plan: &Plan, step: StepPlan) -> String {
         step.round + 1,
         if step.probes { " with probes" } else { "" }
     )
+}
+
+/// What a reader of the figures must know of the user who measured.
+fn tell_what_is_missing(plan: &Plan, context: &Context<'_>, cells: &mut cells::Cells) {
+    if context.entered.user_namespace {
+        cells.warn(
+            "measured as an ordinary user, in a user namespace: overlayfs has `userxattr`, no \
+             probes watched, and cold means freshly mounted only; run as root for the rest"
+                .to_owned(),
+        );
+    } else if plan.probes && !context.observer.sees() {
+        cells
+            .warn("no probes watched: `unionbench doctor` says why and how to get them".to_owned());
+    }
 }
 
 /// How caches will be made cold here.

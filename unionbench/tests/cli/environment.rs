@@ -144,6 +144,7 @@ fn an_ordinary_user_measures_in_a_user_namespace_without_probes() {
     assert!(output.status.success(), "{}", stderr(&output));
     let record = unionbench::store::read(&place.records()[0]).expect("a record");
     assert!(record.host.user_namespace && record.host.uid == 65534);
+    assert!(record.warnings.iter().any(|told| told.contains("ordinary user")), "{record:?}");
     let union = record.backends.iter().find(|backend| !backend.control).expect("overlayfs");
     assert!(union.options_in_force.iter().any(|option| option == "userxattr"), "{union:?}");
     assert!(record.cells.iter().all(|cell| cell.rounds.iter().all(|round| !round.probes)));
