@@ -38,7 +38,7 @@ impl Mounted {
 
     /// Unmounts and waits for the threads.
     pub fn unmount(self) -> std::io::Result<()> {
-        self.session.umount_and_join()
+        without_abort(self.session.umount_and_join())
     }
 }
 
@@ -80,7 +80,7 @@ pub fn serve(options: &MountOptions, path: &Path, ready: impl FnOnce()) -> Resul
     ready();
     loop {
         match told.recv() {
-            Ok(Event::Ended(result)) => return result.map_err(failed),
+            Ok(Event::Ended(result)) => return without_abort(result).map_err(failed),
             Ok(Event::Signal) if unmount(&full).map_err(failed)? => {}
             // Still in use, or nobody is left to tell more.
             _ => return Ok(()),
@@ -91,6 +91,16 @@ pub fn serve(options: &MountOptions, path: &Path, ready: impl FnOnce()) -> Resul
 enum Event {
     Ended(std::io::Result<()>),
     Signal,
+}
+
+/// A connection that ends while the kernel still has requests of its own in it
+/// (releases of closed files) is read as ECONNABORTED and not as ENODEV
+/// (fs/fuse/dev.c): the end that was asked for all the same.
+fn without_abort(result: std::io::Result<()>) -> std::io::Result<()> {
+    match result {
+        Err(error) if error.raw_os_error() == Some(Errno::CONNABORTED.raw_os_error()) => Ok(()),
+        other => other,
+    }
 }
 
 /// Unmounts; false if the mount is in use and was only taken out of sight.

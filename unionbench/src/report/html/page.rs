@@ -129,7 +129,7 @@ fn in_words(analysis: &Analysis<'_>) -> String {
     }
     let items: String = lines.iter().map(|l| format!("<li>{}</li>", escaped(l))).collect();
     format!(
-        "<ul class=\"words\">{items}</ul><p class=\"soft\">Ratios are of medians of one run, with 95 % bootstrap intervals over rounds; a sentence stands only where the whole interval bears it out.</p>"
+        "<ul class=\"words\">{items}</ul><p class=\"soft\">Ratios are of medians of one run, with 95 % bootstrap intervals over rounds; a comparison of two unions stands only where the whole interval bears it out.</p>"
     )
 }
 
