@@ -61,9 +61,8 @@ fn browser_shows_the_page_whole_at_two_widths_and_in_both_themes() {
     };
     for module in ["puppeteer-core", "axe-core"] {
         if !modules.join(module).is_dir() {
-            eprintln!(
-                "skipped: no {module}: `npm install --prefix target/tools puppeteer-core axe-core`"
-            );
+            let remedy = "`npm install --prefix target/tools puppeteer-core axe-core`";
+            skipped("page", format!("no {module}: {remedy}"));
             return;
         }
     }
