@@ -32,6 +32,8 @@ pub mod conformance;
 
 pub mod lab;
 
+pub mod trace;
+
 pub mod store;
 
 pub mod report;
