@@ -128,6 +128,17 @@ pub enum CopiedBy {
     Nothing,
 }
 
+/// What an object is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Object {
+    File,
+    Directory,
+    Symlink,
+    /// A device, a pipe or a socket.
+    Special,
+}
+
 /// The container of a process, told from the path of its cgroup.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Container {
@@ -163,6 +174,8 @@ pub struct Event {
     /// written as `\xNN`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object: Option<Object>,
     /// Size of the object in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size_bytes: Option<u64>,
@@ -177,6 +190,12 @@ pub struct Event {
     pub copied_by: Option<CopiedBy>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub n_fsyncs: Option<u32>,
+    /// Of a copy-up's latency, what its data and its synchronising took; each
+    /// absent where that phase could not be watched, 0 where it did not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_ns: Option<Nanos>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fsync_ns: Option<Nanos>,
     /// For `requests`: the opcode's name, and the split of its latency.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub opcode: Option<String>,

@@ -3,4 +3,6 @@
 
 pub mod event;
 
-pub use event::{Container, CopiedBy, End, Event, FORMAT, Header, Kind, Line, Mount, Trigger};
+pub use event::{
+    Container, CopiedBy, End, Event, FORMAT, Header, Kind, Line, Mount, Object, Trigger,
+};
