@@ -46,10 +46,14 @@ pub enum Operation {
     CopyUpRename = 18,
     /// A FUSE request, where the kernel has no tracepoint for it.
     FuseRequest = 19,
+    /// Within a copy-up: the part that another thread does for the caller.
+    CopyUpWorker = 20,
+    /// Within a copy-up: data written by the union itself, one piece.
+    CopyUpWrite = 21,
 }
 
 impl Operation {
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::Lookup,
         Self::LayersVisited,
         Self::Revalidate,
@@ -70,6 +74,8 @@ impl Operation {
         Self::CopyUpFsync,
         Self::CopyUpRename,
         Self::FuseRequest,
+        Self::CopyUpWorker,
+        Self::CopyUpWrite,
     ];
 
     /// The name in records and tables.
@@ -95,6 +101,8 @@ impl Operation {
             Self::CopyUpFsync => "copy_up_fsync",
             Self::CopyUpRename => "copy_up_rename",
             Self::FuseRequest => "fuse_request",
+            Self::CopyUpWorker => "copy_up_worker",
+            Self::CopyUpWrite => "copy_up_write",
         }
     }
 }
@@ -164,10 +172,12 @@ pub enum Counter {
     FileSystemSyncs = 20,
     /// FUSE requests that nobody waits for, such as readahead.
     FuseBackground = 21,
+    /// Bytes that copy-ups wrote themselves.
+    BytesWritten = 22,
 }
 
 impl Counter {
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::LostThreads,
         Self::LostFrames,
         Self::LostEnds,
@@ -190,6 +200,7 @@ impl Counter {
         Self::XattrRemoves,
         Self::FileSystemSyncs,
         Self::FuseBackground,
+        Self::BytesWritten,
     ];
 
     /// The name in records and tables.
@@ -217,6 +228,7 @@ impl Counter {
             Self::XattrRemoves => "xattr_removes",
             Self::FileSystemSyncs => "file_system_syncs",
             Self::FuseBackground => "fuse_background",
+            Self::BytesWritten => "bytes_written",
         }
     }
 

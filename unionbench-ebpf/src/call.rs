@@ -7,7 +7,9 @@ use unionbench_common::op::{FUSE_BASE, FUSE_OPCODES, LAYER_TURNS};
 use unionbench_common::thread::MAX_DEPTH;
 use unionbench_common::{CopyUpEvent, Counter, Frame, Operation, Thread};
 
-use crate::maps::{COPY_UPS, EVENTS, LAYERS, add, count, count_number, masked, record, thread};
+use crate::maps::{
+    COPY_UPS, EVENTS, HANDED_OVER, LAYERS, add, count, count_number, lend, masked, record, thread,
+};
 
 /// A running call begins.
 #[inline(always)]
@@ -23,13 +25,19 @@ pub fn begin(operation: Operation, note: u64) {
 #[inline(always)]
 pub fn begin_once(operation: Operation) {
     let Some(thread) = thread() else { return };
-    if thread.depth > 0 && thread.depth as usize <= MAX_DEPTH {
-        let top = masked::<{ MAX_DEPTH - 1 }>(thread.depth as usize - 1);
-        if thread.frames.get(top).is_some_and(|frame| frame.operation == operation as u32) {
-            return;
-        }
+    if innermost(thread) != Some(operation as u32) {
+        push(thread, operation, 0);
     }
-    push(thread, operation, 0);
+}
+
+/// As [`begin`], for a function that is of interest as a part of another
+/// operation only.
+#[inline(always)]
+pub fn begin_within(operation: Operation, outer: Operation) {
+    let Some(thread) = thread() else { return };
+    if innermost(thread) == Some(outer as u32) {
+        push(thread, operation, 0);
+    }
 }
 
 /// As [`begin`], for a function that is of interest within a copy-up only.
@@ -39,6 +47,44 @@ pub fn begin_phase(operation: Operation) {
         && thread.copy_ups > 0
     {
         push(thread, operation, 0);
+    }
+}
+
+/// A copy-up begins whose work another thread may do: it will be called with
+/// the same `key`.
+#[inline(always)]
+pub fn begin_handed_over(key: u64) {
+    let Some(thread) = thread() else { return };
+    // A key that finds no room leaves the phases of this copy-up unseen.
+    if HANDED_OVER.insert(key, 0, 0).is_err() {
+        count(Counter::LostThreads);
+    }
+    push(thread, Operation::CopyUp, CopyUpEvent::UNKNOWN_SIZE);
+}
+
+/// The work of a copy-up begins, in its caller's thread or in another one,
+/// which is watched until the work ends.
+#[inline(always)]
+pub fn begin_worker(key: u64) {
+    let handed_over = HANDED_OVER.remove(&key).is_ok();
+    if let Some(thread) = thread() {
+        if thread.copy_ups > 0 {
+            push(thread, Operation::CopyUpWorker, 0);
+        }
+    } else if handed_over && let Some(thread) = lend() {
+        push(thread, Operation::CopyUpWorker, 0);
+    }
+}
+
+/// The end of what [`begin_worker`] began.
+#[inline(always)]
+pub fn end_worker<C: EbpfContext>(ctx: &C) {
+    end_phase(ctx, Operation::CopyUpWorker, 0);
+    // The caller's own thread still has the copy-up's frame.
+    if let Some(thread) = thread()
+        && thread.depth == 0
+    {
+        *thread = Thread::IDLE;
     }
 }
 
@@ -89,6 +135,7 @@ pub fn end<C: EbpfContext>(ctx: &C, operation: Operation, returned: i64) {
         Operation::CopyUpClone => add_bytes(Counter::BytesCloned, returned),
         Operation::CopyUpSplice => add_bytes(Counter::BytesSpliced, returned),
         Operation::CopyUpCopy => add_bytes(Counter::BytesCopied, returned),
+        Operation::CopyUpWrite => add_bytes(Counter::BytesWritten, returned),
         Operation::FuseRequest => record_fuse(frame.note, duration),
         _ => {}
     }
@@ -103,6 +150,16 @@ pub fn end_phase<C: EbpfContext>(ctx: &C, operation: Operation, returned: i64) {
     }
 }
 
+/// What the innermost running call is.
+#[inline(always)]
+fn innermost(thread: &Thread) -> Option<u32> {
+    if thread.depth == 0 || thread.depth as usize > MAX_DEPTH {
+        return None;
+    }
+    let top = masked::<{ MAX_DEPTH - 1 }>(thread.depth as usize - 1);
+    thread.frames.get(top).map(|frame| frame.operation)
+}
+
 #[inline(always)]
 fn push(thread: &mut Thread, operation: Operation, note: u64) {
     let depth = thread.depth as usize;
@@ -113,7 +170,7 @@ fn push(thread: &mut Thread, operation: Operation, note: u64) {
     }
     // The verifier of Linux 6.1 forgets the check above on some paths.
     let Some(frame) = thread.frames.get_mut(masked::<{ MAX_DEPTH - 1 }>(depth)) else { return };
-    if matches!(operation, Operation::CopyUp) {
+    if matches!(operation, Operation::CopyUp | Operation::CopyUpWorker) {
         thread.copy_ups += 1;
     }
     frame.operation = operation as u32;
@@ -181,7 +238,7 @@ fn pop(thread: &mut Thread, operation: Operation) -> Option<Frame> {
     if index == 0 {
         // Also after ends that were missed.
         thread.copy_ups = 0;
-    } else if matches!(operation, Operation::CopyUp) {
+    } else if matches!(operation, Operation::CopyUp | Operation::CopyUpWorker) {
         thread.copy_ups = thread.copy_ups.saturating_sub(1);
     }
     Some(frame)

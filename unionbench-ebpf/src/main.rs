@@ -14,6 +14,7 @@
 // Inline assembly for BPF is not stable yet; see `maps::masked`.
 #![feature(asm_experimental_arch)]
 
+mod aufs;
 mod call;
 mod fuse;
 mod maps;

@@ -47,6 +47,11 @@ pub static LAYERS: PerCpuArray<[LayerTurn; LAYER_TURNS as usize]> =
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 
+/// Copy-ups whose work may be done by another thread, by the address of their
+/// description, until that work begins.
+#[map]
+pub static HANDED_OVER: HashMap<u64, u8> = HashMap::with_max_entries(4096, 0);
+
 /// Running FUSE requests.
 #[map]
 pub static FUSE_REQUESTS: HashMap<FuseKey, FuseStart> = HashMap::with_max_entries(16384, 0);
@@ -99,6 +104,22 @@ fn join(entry: &'static mut Thread, tgid: u32, tid: u32) -> Option<&'static mut 
     if control.tgid == 0 || control.tgid != tgid || control.enabled == 0 {
         return None;
     }
+    if entry.tid != 0 {
+        count(Counter::LostThreads);
+        return None;
+    }
+    entry.tid = tid;
+    Some(entry)
+}
+
+/// A slot for the current thread, which works for one that is watched. Whoever
+/// takes it gives it back.
+#[inline(always)]
+pub fn lend() -> Option<&'static mut Thread> {
+    let tid = bpf_get_current_pid_tgid() as u32;
+    let entry = THREADS.get_ptr_mut(slot(tid))?;
+    // SAFETY: as in `thread`.
+    let entry = unsafe { &mut *entry };
     if entry.tid != 0 {
         count(Counter::LostThreads);
         return None;

@@ -38,6 +38,12 @@ impl Family {
         }
     }
 
+    /// Whether the function watched for an operation runs whenever the operation
+    /// does. aufs goes past its own copying where files can be cloned.
+    pub fn always_runs(self, operation: &str) -> bool {
+        self != Self::Aufs || operation != Operation::CopyUpData.name()
+    }
+
     /// Whether a kernel function belongs to the file system, by its name.
     pub fn owns(self, function: &str) -> bool {
         let prefixes: &[&str] = match self {
@@ -73,8 +79,8 @@ const fn role(
 use Family::{Aufs, Fuse, None, Overlayfs};
 use Operation::{
     CopyUp, CopyUpClone, CopyUpCopy, CopyUpCreate, CopyUpData, CopyUpLock, CopyUpMetadata,
-    CopyUpRename, CopyUpSplice, CopyUpXattr, Fsync, LayerLookup, Lookup, ReaddirMerge, Revalidate,
-    Whiteout,
+    CopyUpRename, CopyUpSplice, CopyUpWorker, CopyUpWrite, CopyUpXattr, Fsync, LayerLookup, Lookup,
+    ReaddirMerge, Revalidate, Whiteout,
 };
 
 /// Every role. An operation that a kernel does in one of several ways stands
@@ -135,16 +141,20 @@ pub const ROLES: &[Role] = &[
     role(LayerLookup, Aufs, "layer", &["vfsub_lookup_one_len", "vfsub_lkup_one"]),
     // Not called with `udba=none`.
     role(Revalidate, Aufs, "revalidate", &["aufs_d_revalidate"]),
-    // The caller's function, which waits for a worker of the kernel: data,
-    // attributes and names of a regular file are copied there, in a thread that
-    // is not the workload's, so that they have no roles of their own. The first
-    // one is entered for directories too.
-    role(
-        CopyUp,
-        Aufs,
-        "copy_up",
-        &["au_do_sio_cpup_simple", "au_sio_cpup_simple", "au_cpup_simple"],
-    ),
+    // The caller's function, which may wait for a worker of the kernel, and what
+    // the worker (or the caller) then does. The first candidate is entered for
+    // directories too. Both take a `struct au_cp_generic *`, which joins them.
+    role(CopyUp, Aufs, "aufs_copy_up", &["au_do_sio_cpup_simple", "au_sio_cpup_simple"]),
+    role(CopyUpWorker, Aufs, "copy_up_worker", &["au_cpup_simple"]),
+    role(CopyUpCreate, Aufs, "copy_up_create", &["vfsub_create"]),
+    role(CopyUpCreate, Aufs, "copy_up_temp", &["vfsub_mkdir"]),
+    role(CopyUpData, Aufs, "copy_up_data", &["au_copy_file"]),
+    role(CopyUpClone, Aufs, "copy_up_clone", &["vfs_clone_file_range", "do_clone_file_range"]),
+    role(CopyUpWrite, Aufs, "copy_up_write", &["vfsub_write_k"]),
+    role(CopyUpMetadata, Aufs, "copy_up_metadata", &["cpup_iattr"]),
+    role(CopyUpXattr, Aufs, "copy_up_xattr", &["au_cpup_xattr"]),
+    role(CopyUpRename, Aufs, "copy_up_rename", &["vfsub_rename"]),
+    role(CopyUpRename, Aufs, "copy_up_link", &["vfsub_link"]),
     role(Whiteout, Aufs, "whiteout", &["au_wh_create", "link_or_create_wh"]),
     role(ReaddirMerge, Aufs, "readdir_merge", &["au_vdir_init", "aufs_iterate_shared"]),
     role(Lookup, Fuse, "lookup", &["fuse_lookup"]),
@@ -251,6 +261,16 @@ mod tests {
                 (LayerLookup, Some("vfsub_lookup_one_len")),
                 (Revalidate, Some("aufs_d_revalidate")),
                 (CopyUp, Some("au_do_sio_cpup_simple")),
+                (CopyUpWorker, Some("au_cpup_simple")),
+                (CopyUpCreate, Some("vfsub_create")),
+                (CopyUpCreate, Some("vfsub_mkdir")),
+                (CopyUpData, Some("au_copy_file")),
+                (CopyUpClone, Some("vfs_clone_file_range")),
+                (CopyUpWrite, Some("vfsub_write_k")),
+                (CopyUpMetadata, Some("cpup_iattr")),
+                (CopyUpXattr, Some("au_cpup_xattr")),
+                (CopyUpRename, Some("vfsub_rename")),
+                (CopyUpRename, Some("vfsub_link")),
                 (Whiteout, Some("au_wh_create")),
                 (ReaddirMerge, Some("au_vdir_init")),
             ],
@@ -272,8 +292,25 @@ mod tests {
         check(
             names,
             Family::Aufs,
-            &[Lookup, LayerLookup, Revalidate, CopyUp, Whiteout, ReaddirMerge]
-                .map(|operation| (operation, Option::None)),
+            &[
+                (Lookup, Option::None),
+                (LayerLookup, Option::None),
+                (Revalidate, Option::None),
+                (CopyUp, Option::None),
+                (CopyUpWorker, Option::None),
+                (CopyUpCreate, Option::None),
+                (CopyUpCreate, Option::None),
+                (CopyUpData, Option::None),
+                // The VFS's own, which no one but a copy-up's worker is seen to call.
+                (CopyUpClone, Some("vfs_clone_file_range")),
+                (CopyUpWrite, Option::None),
+                (CopyUpMetadata, Option::None),
+                (CopyUpXattr, Option::None),
+                (CopyUpRename, Option::None),
+                (CopyUpRename, Option::None),
+                (Whiteout, Option::None),
+                (ReaddirMerge, Option::None),
+            ],
         );
     }
 

@@ -215,6 +215,7 @@ fn take_counters(
                     Counter::BytesCloned => is_phase(probe, Operation::CopyUpClone),
                     Counter::BytesSpliced => is_phase(probe, Operation::CopyUpSplice),
                     Counter::BytesCopied => is_phase(probe, Operation::CopyUpCopy),
+                    Counter::BytesWritten => is_phase(probe, Operation::CopyUpWrite),
                     other => probe.target == Target::Counter(other),
                 }
         });

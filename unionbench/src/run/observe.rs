@@ -46,7 +46,7 @@ pub trait Observer {
     /// Every probe that concerns the run.
     fn probes(&self) -> Vec<ProbeStatus>;
     /// The probe that watches this operation of this kind of backend, if one is
-    /// attached.
+    /// attached at a function that always runs then.
     fn attached(&self, kind: &str, operation: &str) -> Option<ProbeStatus>;
     /// Something can be seen: rounds with probes make sense.
     fn sees(&self) -> bool;

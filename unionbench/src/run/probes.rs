@@ -142,9 +142,12 @@ impl Observer for Probes {
     }
 
     fn attached(&self, kind: &str, operation: &str) -> Option<ProbeStatus> {
-        let backend = Family::of_backend(kind).name();
+        let family = Family::of_backend(kind);
+        if !family.always_runs(operation) {
+            return None;
+        }
         let found = self.tried.values().map(|(status, _)| status).find(|status| {
-            status.attached && status.operation == operation && status.backend == backend
+            status.attached && status.operation == operation && status.backend == family.name()
         });
         found.cloned()
     }

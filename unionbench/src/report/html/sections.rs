@@ -242,10 +242,14 @@ pub fn heat_maps(analysis: &Analysis<'_>, timeline: &Timeline) -> (Vec<String>, 
 
 /// What a copy-up is made of, as function probes timed it.
 pub fn copy_up(analysis: &Analysis<'_>) -> Vec<String> {
-    const PARTS: [(&str, &str); 3] = [
-        ("copy_up_data", "data"),
-        ("copy_up_metadata", "metadata"),
-        ("copy_up_xattr", "extended attributes"),
+    // No operation lies within another one's, so that the parts add up. The
+    // whole of `copy_up_data` holds the fsync on some kernels.
+    const PARTS: [(&str, &[&str]); 5] = [
+        ("waiting", &["copy_up_lock"]),
+        ("creating and renaming", &["copy_up_create", "copy_up_rename"]),
+        ("data", &["copy_up_clone", "copy_up_splice", "copy_up_copy", "copy_up_write"]),
+        ("metadata", &["copy_up_metadata"]),
+        ("fsync", &["copy_up_fsync"]),
     ];
     let unit = analysis.record.latency_unit;
     let mut figures = Vec::new();
@@ -258,7 +262,10 @@ pub fn copy_up(analysis: &Analysis<'_>) -> Vec<String> {
             };
             let mut parts: Vec<f64> = PARTS
                 .iter()
-                .map(|(name, _)| kernel_sum(row, name).map_or(0.0, |(_, sum)| sum / count as f64))
+                .map(|(_, operations)| {
+                    let sums = operations.iter().filter_map(|name| kernel_sum(row, name));
+                    sums.map(|(_, sum)| sum).sum::<f64>() / count as f64
+                })
                 .collect();
             let mean = whole / count as f64;
             parts.push((mean - parts.iter().sum::<f64>()).max(0.0));
@@ -273,13 +280,23 @@ pub fn copy_up(analysis: &Analysis<'_>) -> Vec<String> {
             continue;
         }
         bars.parts =
-            PARTS.iter().map(|(_, name)| (*name).to_owned()).chain(["rest".to_owned()]).collect();
+            PARTS.iter().map(|(name, _)| (*name).to_owned()).chain(["rest".to_owned()]).collect();
         let title = format!("{phase}: parts of a copy-up");
         figures.push(figure(
             &title,
             "Means over the rounds with probes.",
             &bars.draw(&title),
-            &["cell", "copy-ups", "whole", "data", "metadata", "xattr", "rest"],
+            &[
+                "cell",
+                "copy-ups",
+                "whole",
+                "waiting",
+                "creating and renaming",
+                "data",
+                "metadata",
+                "fsync",
+                "rest",
+            ],
             &lines,
         ));
     }
