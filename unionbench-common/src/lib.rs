@@ -11,6 +11,7 @@ pub mod event;
 pub mod hist;
 pub mod op;
 pub mod thread;
+pub mod trace;
 
 pub use event::{Control, CopyUpEvent, LayerTurn};
 pub use hist::Histogram;
@@ -30,4 +31,10 @@ mod plain {
     unsafe impl aya::Pod for crate::LayerTurn {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::Thread {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::trace::Offsets {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::trace::Settings {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::trace::Task {}
 }

@@ -16,10 +16,10 @@ use crate::maps::{FUSE_REQUESTS, FuseKey, FuseStart, count, is_enabled, is_watch
 
 // Offsets in the tracepoints' records; the loading side compares them with
 // the `format` files before it attaches (Linux 6.11 and later have them).
-const CONNECTION: usize = 8;
-const UNIQUE: usize = 16;
-const OPCODE: usize = 24;
-const ERROR: usize = 28;
+pub const CONNECTION: usize = 8;
+pub const UNIQUE: usize = 16;
+pub const OPCODE: usize = 24;
+pub const ERROR: usize = 28;
 
 #[tracepoint]
 pub fn fuse_request_send(ctx: TracePointContext) -> u32 {

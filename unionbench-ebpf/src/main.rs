@@ -22,6 +22,7 @@ mod nothing;
 mod overlay;
 mod sample;
 mod syscall;
+mod trace;
 mod vfs;
 
 /// Some helpers (kernel stacks, kernel memory) are for GPL programs only.

@@ -58,6 +58,37 @@ impl fmt::Display for Nanos {
     }
 }
 
+/// Reads `10s`, `1ms`, `250us`, `90ns`, `5m`.
+impl std::str::FromStr for Nanos {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        const UNITS: [(&str, u64); 6] = [
+            ("ns", 1),
+            ("us", 1_000),
+            ("µs", 1_000),
+            ("ms", 1_000_000),
+            ("s", 1_000_000_000),
+            ("m", 60_000_000_000),
+        ];
+        let trimmed = text.trim();
+        let digits = trimmed.find(|c: char| !c.is_ascii_digit()).unwrap_or(trimmed.len());
+        let (number, unit) = trimmed.split_at(digits);
+        let factor = UNITS.iter().find(|(name, _)| *name == unit.trim());
+        number
+            .parse::<u64>()
+            .ok()
+            .zip(factor)
+            .and_then(|(number, (_, factor))| number.checked_mul(*factor))
+            .map(Self)
+            .ok_or_else(|| {
+                format!(
+                    "cannot read {text:?} as a time: write a whole number and one of ns, us, ms, s, m, as in \"10ms\""
+                )
+            })
+    }
+}
+
 /// A size in bytes. Reads `4096`, `"4KiB"`, `"1GiB"`; prints the largest
 /// binary unit that divides it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -156,6 +187,18 @@ mod tests {
     fn sizes_without_a_known_unit_are_refused() {
         for text in ["", "KiB", "-1", "4 kb", "1.5MiB", "99999999999999999999", "17179869184GiB"] {
             assert!(text.parse::<Bytes>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn times_are_read_with_their_unit() {
+        for (text, expected) in
+            [("10s", 10_000_000_000), ("1ms", 1_000_000), ("250us", 250_000), ("0ns", 0)]
+        {
+            assert_eq!(text.parse(), Ok(Nanos(expected)), "{text}");
+        }
+        for text in ["", "10", "s", "1.5s", "-1s", "1h", "99999999999999999999s"] {
+            assert!(text.parse::<Nanos>().is_err(), "{text}");
         }
     }
 }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use crate::gate::GateError;
 use crate::run::RunError;
+use crate::trace::TraceError;
 
 /// What was asked for cannot be done as it was written.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +26,11 @@ pub(super) fn of(error: &anyhow::Error) -> ExitCode {
         && error.is_unsupported()
     {
         return ExitCode::from(5);
+    }
+    match error.downcast_ref() {
+        Some(TraceError::Usage(_)) => return ExitCode::from(2),
+        Some(TraceError::Unsupported { .. }) => return ExitCode::from(5),
+        _ => {}
     }
     match error.downcast_ref() {
         Some(Failure::Usage(_)) => ExitCode::from(2),

@@ -30,6 +30,7 @@ mod report;
 mod run;
 mod run_lab;
 mod step_summary;
+mod trace;
 mod validate;
 
 use std::io::IsTerminal as _;
@@ -71,6 +72,8 @@ enum Command {
     Conformance(conformance::Args),
     /// Mounts the bundled union
     Mount(mount::Args),
+    /// Shows copy-ups, lookups, fsyncs and requests of this machine's unions as they happen
+    Trace(trace::Args),
     /// Looks into an OCI or docker image, or unpacks it into layers
     Image(image::Args),
     #[command(hide = true)]
@@ -102,6 +105,7 @@ pub fn main() -> ExitCode {
         Command::Lab(args) => lab::run(args),
         Command::Conformance(args) => conformance::run(&args),
         Command::Mount(args) => mount::run(&args),
+        Command::Trace(args) => trace::run(&args),
         Command::Image(args) => image::run(&args),
         Command::Keep(args) => keep::run(&args),
         Command::LabSelftest(args) => lab_selftest::run(&args),

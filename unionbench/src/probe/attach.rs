@@ -170,38 +170,64 @@ struct Choice {
 }
 
 impl Choice {
-    fn has_end(&self) -> bool {
-        matches!(self.target, Target::Operation(_))
+    fn sides(&self) -> Sides {
+        if matches!(self.target, Target::Operation(_)) { Sides::Both } else { Sides::Entry }
+    }
+}
+
+/// Where of a function a probe has programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sides {
+    Both,
+    Entry,
+    Exit,
+}
+
+impl Sides {
+    fn has_entry(self) -> bool {
+        self != Self::Exit
+    }
+
+    fn has_exit(self) -> bool {
+        self != Self::Entry
     }
 }
 
 fn choose(ebpf: &mut Ebpf, choice: &Choice, btf: Option<&Btf>, table: &Kallsyms) -> Attached {
-    let Choice { target, family, candidates, .. } = *choice;
-    let mut last = attached(
-        target,
-        family,
-        Engine::Kprobe,
-        candidates[0],
-        Err(Refusal::because("this kernel has none of the functions: is the module loaded?")),
-    );
-    for candidate in candidates {
-        let Some(symbol) = table.resolve(candidate) else { continue };
-        if let Some(btf) = btf {
-            let result = by_fentry(ebpf, choice.programs, choice.has_end(), symbol, btf);
-            let taken = result.is_ok();
-            last = attached(target, family, Engine::Fentry, symbol, result);
-            if taken {
-                return last;
-            }
+    let Choice { target, family, candidates, programs } = *choice;
+    let places = Candidates { functions: candidates, btf, table };
+    let (engine, symbol, result) = at_first(ebpf, programs, choice.sides(), &places);
+    attached(target, family, engine, symbol, result)
+}
+
+/// Functions of which the first that can be probed is taken.
+pub(super) struct Candidates<'a> {
+    pub functions: &'static [&'static str],
+    pub btf: Option<&'a Btf>,
+    pub table: &'a Kallsyms,
+}
+
+/// The programs at the first function that takes them, by the first engine; of
+/// refusals the last.
+pub(super) fn at_first<'a>(
+    ebpf: &mut Ebpf,
+    programs: &str,
+    sides: Sides,
+    places: &Candidates<'a>,
+) -> (Engine, &'a str, Result<Vec<Link>, Refusal>) {
+    let none = Refusal::because("this kernel has none of the functions: is the module loaded?");
+    let mut last = (Engine::Kprobe, places.functions[0], Err(none));
+    for candidate in places.functions {
+        let Some(symbol) = places.table.resolve(candidate) else { continue };
+        let fentry = match places.btf.map(|btf| by_fentry(ebpf, programs, sides, symbol, btf)) {
+            Some(Ok(links)) => return (Engine::Fentry, symbol, Ok(links)),
+            Some(Err(refusal)) => Some(refusal),
+            None => None,
+        };
+        match by_kprobe(ebpf, programs, sides, symbol) {
+            Ok(links) => return (Engine::Kprobe, symbol, Ok(links)),
+            Err(kprobe) => last = (Engine::Kprobe, symbol, Err(both(fentry, kprobe))),
         }
-        let result = by_kprobe(ebpf, choice.programs, choice.has_end(), symbol);
-        let taken = result.is_ok();
-        let fentry = last.refusal.take();
-        last = attached(target, family, Engine::Kprobe, symbol, result);
-        if taken {
-            return last;
-        }
-        last.refusal = last.refusal.map(|kprobe| both(fentry, kprobe));
     }
     last
 }
@@ -223,35 +249,39 @@ fn both(fentry: Option<Refusal>, kprobe: Refusal) -> Refusal {
 pub(super) fn by_fentry(
     ebpf: &mut Ebpf,
     programs: &str,
-    has_end: bool,
+    sides: Sides,
     symbol: &str,
     btf: &Btf,
 ) -> Result<Vec<Link>, Refusal> {
     let mut links = Vec::new();
-    if has_end {
+    if sides.has_exit() {
         let name = format!("{programs}_fexit");
         let exit: &mut FExit = program(ebpf, &name)?;
         exit.load(symbol, btf).map_err(|error| Refusal::of(&error))?;
         links.push(Link::attach(ebpf, name, Place::Exit)?);
     }
-    let name = format!("{programs}_fentry");
-    let entry: &mut FEntry = program(ebpf, &name)?;
-    entry.load(symbol, btf).map_err(|error| Refusal::of(&error))?;
-    links.push(Link::attach(ebpf, name, Place::Entry)?);
+    if sides.has_entry() {
+        let name = format!("{programs}_fentry");
+        let entry: &mut FEntry = program(ebpf, &name)?;
+        entry.load(symbol, btf).map_err(|error| Refusal::of(&error))?;
+        links.push(Link::attach(ebpf, name, Place::Entry)?);
+    }
     Ok(links)
 }
 
 pub(super) fn by_kprobe(
     ebpf: &mut Ebpf,
     programs: &str,
-    has_end: bool,
+    sides: Sides,
     symbol: &str,
 ) -> Result<Vec<Link>, Refusal> {
     let mut links = Vec::new();
-    if has_end {
+    if sides.has_exit() {
         links.push(kprobe(ebpf, format!("{programs}_kretprobe"), symbol)?);
     }
-    links.push(kprobe(ebpf, format!("{programs}_kprobe"), symbol)?);
+    if sides.has_entry() {
+        links.push(kprobe(ebpf, format!("{programs}_kprobe"), symbol)?);
+    }
     Ok(links)
 }
 
@@ -280,7 +310,11 @@ pub(super) fn raw_program(
     Ok(vec![Link::attach(ebpf, programs.to_owned(), Place::Raw(name.to_owned()))?])
 }
 
-fn named(ebpf: &mut Ebpf, category: &'static str, name: &str) -> Result<Vec<Link>, Refusal> {
+pub(super) fn named(
+    ebpf: &mut Ebpf,
+    category: &'static str,
+    name: &str,
+) -> Result<Vec<Link>, Refusal> {
     let program: &mut TracePoint = program(ebpf, name)?;
     program.load().map_err(|error| Refusal::of(&error))?;
     Ok(vec![Link::attach(ebpf, name.to_owned(), Place::Named(category))?])

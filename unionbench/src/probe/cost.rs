@@ -15,7 +15,7 @@ use unionbench_common::thread::slot;
 use unionbench_common::{Control, Thread};
 
 use super::ProbeError;
-use super::attach::{both_of, by_fentry, by_kprobe, kernel_types, raw, raw_program};
+use super::attach::{Sides, both_of, by_fentry, by_kprobe, kernel_types, raw, raw_program};
 use super::drain::map_mut;
 use super::engine::{self, Engine, Refusal};
 use super::link::Link;
@@ -104,9 +104,9 @@ fn pair(ebpf: &mut Ebpf, engine: Engine, programs: &str) -> Result<Vec<Link>, Re
             let btf = kernel_types().ok_or_else(|| {
                 Refusal::because("the kernel gives no types (CONFIG_DEBUG_INFO_BTF)")
             })?;
-            by_fentry(ebpf, programs, true, FUNCTION, btf)
+            by_fentry(ebpf, programs, Sides::Both, FUNCTION, btf)
         }
-        Engine::Kprobe => by_kprobe(ebpf, programs, true, FUNCTION),
+        Engine::Kprobe => by_kprobe(ebpf, programs, Sides::Both, FUNCTION),
         Engine::Tracepoint if programs == "nothing" => both_of(
             ebpf,
             |ebpf| raw_program(ebpf, "nothing_sys_exit", "sys_exit"),

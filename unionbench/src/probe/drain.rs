@@ -355,8 +355,9 @@ fn read_event(bytes: &[u8]) -> Option<CopyUpEvent> {
     })
 }
 
-/// Opcodes of the FUSE protocol, as `linux/fuse.h` numbers them.
-fn fuse_name(opcode: u32) -> String {
+/// The name of an opcode of the FUSE protocol, as `linux/fuse.h` numbers them;
+/// its number if it has none.
+pub fn fuse_name(opcode: u32) -> String {
     const NAMES: [&str; 53] = [
         "",
         "LOOKUP",

@@ -25,15 +25,18 @@ mod object;
 mod sampling;
 mod session;
 mod syscalls;
+mod system_wide;
 mod tracefs;
 
+pub use attach::Sides;
 pub use catalogue::Family;
 pub use cost::{PairCost, pair_costs};
-pub use drain::Observations;
+pub use drain::{Observations, fuse_name};
 pub use engine::{Availability, Engine};
 pub use object::{bytes as object_bytes, is_embedded};
 pub use sampling::DEFAULT_HERTZ;
 pub use session::{Request, Session, Watch, engines};
+pub use system_wide::{FunctionProbe, Seen, SystemWide};
 pub use tracefs::is_readable as tracefs_is_readable;
 
 /// Why probes could not be had at all. A single probe that is refused is no

@@ -90,6 +90,20 @@ pub enum Kind {
     Requests,
 }
 
+impl Kind {
+    /// The name on the command line and in recordings.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Copyup => "copyup",
+            Self::Lookup => "lookup",
+            Self::Whiteout => "whiteout",
+            Self::Readdir => "readdir",
+            Self::Fsync => "fsync",
+            Self::Requests => "requests",
+        }
+    }
+}
+
 /// What made an object be copied up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -170,8 +184,9 @@ pub struct Event {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mount: Option<String>,
     pub file_system: String,
-    /// The path from the root of the union; bytes that are not UTF-8 are
-    /// written as `\xNN`.
+    /// The path from the root of the union, which itself is `/`. Bytes that are
+    /// not UTF-8 are written as `\xNN`. A path of which only the end was kept
+    /// begins with `...` in place of the root.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
