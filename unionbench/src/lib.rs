@@ -34,6 +34,8 @@ pub mod lab;
 
 pub mod trace;
 
+pub mod export;
+
 pub mod store;
 
 pub mod report;

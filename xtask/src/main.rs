@@ -76,6 +76,7 @@ fn dispatch(arguments: &[String]) -> Result<ExitCode> {
         }
         "test" => {
             setup::lab();
+            setup::prometheus(&root);
             let object = object_or_none(&root);
             let mut command = cargo_with(&root, "test", object.as_deref(), &[]);
             return suite::run(command.arg("--no-fail-fast").args(rest));

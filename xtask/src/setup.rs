@@ -123,6 +123,39 @@ pub fn lab() {
     }
 }
 
+/// A Prometheus that scrapes the exporter in a test. Debian's package is
+/// unpacked beside the other tools and never installed: its service would start.
+/// Without it that test is skipped and says so, hence no error.
+pub fn prometheus(root: &Path) {
+    let folder = root.join("target/tools/prometheus");
+    if folder.join("usr/bin/prometheus").is_file() || on_path("prometheus").is_some() {
+        return;
+    }
+    if on_path("apt-get").is_none() || on_path("dpkg").is_none() {
+        say("the exporter is tested with Prometheus where UNIONBENCH_PROMETHEUS names one");
+        return;
+    }
+    say("unpacking Debian's Prometheus into target/tools, for a test of the exporter (19 MB)");
+    let unpacked = fs::create_dir_all(&folder).map_err(Into::into).and_then(|()| {
+        must_succeed(
+            Command::new("apt-get")
+                .args(["download", "-qq", "prometheus"])
+                .current_dir(&folder)
+                .stderr(std::process::Stdio::null()),
+        )?;
+        let package = fs::read_dir(&folder)?.filter_map(|entry| entry.ok().map(|e| e.path()));
+        let package = package
+            .into_iter()
+            .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
+            .context("apt-get left no package")?;
+        must_succeed(Command::new("dpkg").arg("-x").arg(&package).arg(&folder))?;
+        fs::remove_file(&package).context("cannot remove the package")
+    });
+    if let Err(error) = unpacked {
+        say(&format!("no Prometheus for the test ({error:#}): try `apt-get update` first"));
+    }
+}
+
 fn running_as_root() -> bool {
     output(Command::new("id").arg("-u")).is_ok_and(|uid| uid.trim() == "0")
 }

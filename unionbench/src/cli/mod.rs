@@ -12,7 +12,9 @@ mod compare;
 mod conformance;
 mod doctor;
 mod dry_run;
+mod events;
 mod exit;
+mod export;
 mod gate;
 mod gate_selftest;
 mod gate_top_up;
@@ -30,6 +32,7 @@ mod report;
 mod run;
 mod run_lab;
 mod step_summary;
+mod summary;
 mod trace;
 mod validate;
 
@@ -76,6 +79,10 @@ enum Command {
     Trace(trace::Args),
     /// Looks into an OCI or docker image, or unpacks it into layers
     Image(image::Args),
+    /// Tells Prometheus what happens in the unions of this host
+    Export(export::Args),
+    /// Sums a recording of `unionbench trace --record` up
+    Summary(summary::Args),
     #[command(hide = true)]
     Keep(keep::Args),
     #[command(hide = true)]
@@ -107,6 +114,8 @@ pub fn main() -> ExitCode {
         Command::Mount(args) => mount::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Image(args) => image::run(&args),
+        Command::Export(args) => export::run(&args),
+        Command::Summary(args) => summary::run(&args),
         Command::Keep(args) => keep::run(&args),
         Command::LabSelftest(args) => lab_selftest::run(&args),
     };

@@ -11,9 +11,11 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use clap::ValueEnum;
 
+use super::{Failure, run, summary};
+use crate::trace::summary::Losses;
 use crate::trace::{
-    COLUMNS, DEFAULT_BUFFER, End, Event, Kind, Line, Request, Tracer, csv_row, human_heading,
-    human_line,
+    COLUMNS, DEFAULT_BUFFER, End, Event, Kind, Line, Request, Summary, Tracer, csv_row,
+    human_heading, human_line,
 };
 use crate::unit::{Bytes, Nanos};
 
@@ -32,6 +34,9 @@ pub struct Args {
     /// Also keep the events in this file, as lines of JSON
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
+    /// Print no events but what they come to, at the end
+    #[arg(long)]
+    summary: bool,
 }
 
 /// What is left out. All of it but a container that does not run yet is left
@@ -88,9 +93,14 @@ enum Format {
     Human,
     Json,
     Csv,
+    /// Only with --summary
+    Md,
 }
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    if args.format == Format::Md && !args.summary {
+        return Err(Failure::Usage("events are not printed as md: add --summary".into()).into());
+    }
     let (stop, _listener) = stop_on_signal()?;
     let mut tracer = Tracer::open(&args.filter.request(&args.kinds))?;
     for reason in tracer.unseen() {
@@ -179,6 +189,7 @@ fn tell(end: &End, outcome: Outcome) {
 /// Where events go.
 struct Sinks {
     format: Format,
+    summary: Option<Summary>,
     record: Option<Recording>,
 }
 
@@ -188,8 +199,13 @@ impl Sinks {
             Some(path) => Some(Recording::create(path, tracer)?),
             None => None,
         };
-        let sinks = Self { format: args.format, record };
+        let summary = args.summary.then(|| Summary::new(tracer.header()));
+        let sinks = Self { format: args.format, summary, record };
+        if args.summary {
+            return Ok(sinks);
+        }
         let _ = match args.format {
+            Format::Md => Ok(Taken::Read),
             Format::Human => print(|out| writeln!(out, "{}", human_heading())),
             Format::Csv => print(|out| csv_line(out, COLUMNS)),
             Format::Json => print(|out| json_line(out, &Line::Header(tracer.header().clone()))),
@@ -201,7 +217,12 @@ impl Sinks {
         if let Some(record) = &mut self.record {
             record.write(&Line::Event(Box::new(event.clone())))?;
         }
+        if let Some(summary) = &mut self.summary {
+            summary.add(event);
+            return Ok(Taken::Read);
+        }
         match self.format {
+            Format::Md => Ok(Taken::Read),
             Format::Human => print(|out| writeln!(out, "{}", human_line(event))),
             Format::Csv => print(|out| csv_line(out, csv_row(event))),
             Format::Json => print(|out| json_line(out, &Line::Event(Box::new(event.clone())))),
@@ -209,7 +230,16 @@ impl Sinks {
     }
 
     fn finish(self, end: End) -> anyhow::Result<()> {
-        if self.format == Format::Json {
+        if let Some(mut summary) = self.summary {
+            summary.set_losses(Losses { n_lost: end.n_lost, ..Losses::default() });
+            let format = match self.format {
+                Format::Human => run::Format::Human,
+                Format::Json => run::Format::Json,
+                Format::Csv => run::Format::Csv,
+                Format::Md => run::Format::Md,
+            };
+            summary::print(&summary, format, summary::TOP)?;
+        } else if self.format == Format::Json {
             print(|out| json_line(out, &Line::End(end)))?;
         }
         match self.record {

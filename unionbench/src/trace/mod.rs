@@ -25,6 +25,10 @@
 pub mod cgroup;
 pub mod event;
 pub mod mounts;
+pub mod recording;
+#[cfg(test)]
+pub(crate) mod sample;
+pub mod summary;
 
 mod btf;
 mod decode;
@@ -37,5 +41,7 @@ mod trigger;
 pub use event::{
     Container, CopiedBy, End, Event, FORMAT, Header, Kind, Line, Mount, Object, Trigger,
 };
+pub use recording::{Ending, Recording, RecordingError};
 pub use show::{COLUMNS, csv_row, human_heading, human_line};
+pub use summary::Summary;
 pub use tracer::{DEFAULT_BUFFER, Request, TraceError, Tracer};

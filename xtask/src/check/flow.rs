@@ -17,7 +17,7 @@ const STEPS: &[&[&str]] = &[
     &["workload"],
     &["run", "lab", "trace", "conformance"],
     &["store"],
-    &["report", "compare", "gate"],
+    &["report", "compare", "gate", "export"],
     &["cli"],
 ];
 
