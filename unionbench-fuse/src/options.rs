@@ -43,6 +43,8 @@ pub struct MountOptions {
     pub data: DataMode,
     /// Threads that serve requests; 0 means `min(4, cores)`.
     pub threads: usize,
+    /// Never answer a caller that asks alone on its own processor.
+    pub spread: bool,
     /// Leave out the flush to disk of each copied-up file.
     pub volatile: bool,
     /// Copy attributes alone when only they change. As with the kernel's
@@ -119,6 +121,7 @@ impl MountOptions {
             "allow_other" => self.allow_other = true,
             "volatile" => self.volatile = true,
             "data" => self.data = data_mode(value)?,
+            "near" => self.spread = !on_or_off("near", value)?,
             "threads" => {
                 self.threads = value.parse().map_err(|_| OptionsError::Value {
                     option: "threads",
@@ -221,6 +224,14 @@ impl MountOptions {
             (None, None) if self.lower.is_empty() => Err(OptionsError::NoLayer),
             _ => Ok(()),
         }
+    }
+}
+
+fn on_or_off(option: &'static str, value: &str) -> Result<bool, OptionsError> {
+    match value {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(OptionsError::Value { option, value: value.to_owned(), allowed: "on or off" }),
     }
 }
 

@@ -18,6 +18,14 @@ pub struct Row {
     /// What the ratios are to.
     pub base: Union,
     pub unions: &'static [Union],
+    /// Options beside the layers, for those that know overlayfs' options.
+    pub options: &'static str,
+}
+
+impl Row {
+    const fn with(self, options: &'static str) -> Self {
+        Self { options, ..self }
+    }
 }
 
 use Union::{
@@ -32,6 +40,13 @@ const NAMES: &[Union] =
 const CHANGES: &[Union] = &[Bare, Overlayfs, Bundled, FuseOverlayfs, FuseOverlayfs2, UnionfsFuse];
 const CREATES: &[Union] =
     &[Bare, Overlayfs, Bundled, BundledNoOpen, FuseOverlayfs, FuseOverlayfs2, UnionfsFuse];
+/// Without fuse-overlayfs 2.0, which takes a minute for it.
+const CREATES_MANY: &[Union] =
+    &[Bare, Overlayfs, Bundled, BundledNoOpen, FuseOverlayfs, UnionfsFuse];
+/// For what is seen in the upper layer.
+const COPIES: &[Union] = &[Overlayfs, Bundled, FuseOverlayfs, FuseOverlayfs2, UnionfsFuse];
+/// Those mounted so that a change of attributes may copy attributes alone.
+const METACOPY: &[Union] = &[Overlayfs, Bundled];
 const READS: &[Union] =
     &[Bare, Overlayfs, Bundled, BundledPassthrough, FuseOverlayfs, FuseOverlayfs2];
 
@@ -43,7 +58,7 @@ const fn row(
     base: Union,
     unions: &'static [Union],
 ) -> Row {
-    Row { name, layers, fill, measure, base, unions }
+    Row { name, layers, fill, measure, base, unions, options: "" }
 }
 
 pub const ROWS: &[Row] = &[
@@ -58,10 +73,42 @@ pub const ROWS: &[Row] = &[
     row("sequential read, ns a KiB", 1, big, read_through, Bare, READS),
     row("random read of 4 KiB, µs", 1, big, read_about, Bare, READS),
     row("unlink of a lower file, µs", 1, one_directory, unlink, Overlayfs, CHANGES),
-    row("unlink of a lower file of 64 MiB, µs", 1, eight_large, unlink_large, Overlayfs, CHANGES),
+    row(
+        "unlink of lower files of 1 B, one by one, µs",
+        1,
+        eight_small,
+        unlink_eight,
+        Overlayfs,
+        CHANGES,
+    ),
+    row(
+        "unlink of lower files of 64 MiB, one by one, µs",
+        1,
+        eight_large,
+        unlink_eight,
+        Overlayfs,
+        CHANGES,
+    ),
     row("create, write, unlink, 2,000, µs a file", 1, one_directory, few, Overlayfs, CREATES),
-    row("create, write, unlink, 10,000, µs a file", 1, one_directory, many, Overlayfs, CREATES),
+    row(
+        "create, write, unlink, 10,000, µs a file",
+        1,
+        one_directory,
+        many,
+        Overlayfs,
+        CREATES_MANY,
+    ),
     row("copy-up of 1 GiB, ms", 1, huge, copy_up, Bare, CHANGES),
+    row(
+        "blocks that copy-up of a sparse file of 1 GiB adds",
+        1,
+        sparse,
+        copy_sparse,
+        Overlayfs,
+        COPIES,
+    ),
+    row("bytes that chmod of a file of 64 MiB adds", 1, large, chmod, Overlayfs, METACOPY)
+        .with(",metacopy=on"),
     row("truncate of 256 MiB to 0, ms", 1, big, truncate, Overlayfs, CHANGES),
 ];
 
@@ -99,6 +146,20 @@ fn big(layers: &[PathBuf]) {
 
 fn huge(layers: &[PathBuf]) {
     write_mib(&layers[0].join("big"), 1024);
+}
+
+fn large(layers: &[PathBuf]) {
+    write_mib(&layers[0].join("big"), 64);
+}
+
+fn sparse(layers: &[PathBuf]) {
+    let file = File::create(layers[0].join("big")).expect("layers can be written");
+    file.set_len(1 << 30).expect("there is room");
+}
+
+fn eight_small(layers: &[PathBuf]) {
+    let write = |i| fs::write(layers[0].join(format!("f{i}")), "x");
+    (0..8).for_each(|i| write(i).expect("layers can be written"));
 }
 
 fn eight_large(layers: &[PathBuf]) {
@@ -178,7 +239,7 @@ fn unlink(m: &Path) -> f64 {
     each(FILES, |i| fs::remove_file(m.join(format!("d/f{i}"))).expect("the file goes"))
 }
 
-fn unlink_large(m: &Path) -> f64 {
+fn unlink_eight(m: &Path) -> f64 {
     each(8, |i| fs::remove_file(m.join(format!("f{i}"))).expect("the file goes"))
 }
 
@@ -212,6 +273,25 @@ fn copy_up(m: &Path) -> f64 {
     }
     to.sync_all().expect("it is flushed");
     start.elapsed().as_secs_f64() * 1e3
+}
+
+/// Blocks of the copy that opening for writing made.
+fn copy_sparse(m: &Path) -> f64 {
+    drop(OpenOptions::new().append(true).open(m.join("big")).expect("the file opens"));
+    upper_copy(m).blocks() as f64
+}
+
+fn upper_copy(m: &Path) -> fs::Metadata {
+    let copy = m.parent().expect("the mount point has a parent").join("u/big");
+    copy.metadata().expect("there is a copy")
+}
+
+/// Bytes of data that a change of the mode brought into the upper layer.
+fn chmod(m: &Path) -> f64 {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = fs::Permissions::from_mode(0o640);
+    fs::set_permissions(m.join("big"), mode).expect("the mode is changed");
+    upper_copy(m).blocks() as f64 * 512.0
 }
 
 fn truncate(m: &Path) -> f64 {

@@ -88,11 +88,11 @@ pub struct Mounted {
 }
 
 impl Mounted {
-    pub fn new(union: Union, dir: &Path, lower: &[PathBuf]) -> Self {
+    pub fn new(union: Union, dir: &Path, lower: &[PathBuf], more: &str) -> Self {
         let point = dir.join("m");
         let text: Vec<_> = lower.iter().map(|l| l.display().to_string()).collect();
         let text = text.join(":");
-        let options = format!("lowerdir={text},upperdir={0}/u,workdir={0}/w", dir.display());
+        let options = format!("lowerdir={text},upperdir={0}/u,workdir={0}/w{more}", dir.display());
         let mut command = match union {
             Union::Bare => return Self { point: None, daemon: None },
             Union::Bundled => return Self::serve(&options, point),

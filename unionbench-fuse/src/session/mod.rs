@@ -3,11 +3,12 @@
 //!
 //! `ops` holds one callback for each request: it decodes, calls one operation
 //! of the union, and replies. `serving` holds what several of them share,
-//! `convert` the protocol's values.
+//! `turns` says which thread answers where, `convert` the protocol's values.
 
 mod convert;
 mod ops;
 mod serving;
+mod turns;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use crate::options::MountOptions;
 use crate::sys::signals;
 use crate::union::{MountError, Union};
 use serving::Fs;
+use turns::Watched;
 
 /// A mount served by threads of this process; dropping it unmounts.
 #[derive(Debug)]
@@ -150,7 +152,8 @@ fn start(options: &MountOptions, path: &Path) -> Result<(Session<Fs>, Arc<Counte
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     config.n_threads = Some(if options.threads == 0 { cores.min(4) } else { options.threads });
     config.clone_fd = true;
-    let session = Session::new(Fs::new(union, options.data), path, &config)
+    let turns = Watched::new(!options.spread && cores > 1);
+    let session = Session::new(Fs::new(union, options.data, turns), path, &config)
         .map_err(|source| MountError::Session { path: path.into(), source })?;
     Ok((session, counters))
 }

@@ -26,13 +26,15 @@ impl Filesystem for Fs {
         Ok(())
     }
 
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let _turn = self.turns.take(req.pid());
         let _tree = self.union.shared();
         let found = self.union.node(parent.0).and_then(|p| self.union.lookup(&p, name));
         self.reply_entry(found, reply);
     }
 
-    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+    fn forget(&self, req: &Request, ino: INodeNo, nlookup: u64) {
+        let _turn = self.turns.take(req.pid());
         self.union.nodes.forget(ino.0, nlookup);
         if self.union.no_open() && self.union.nodes.get(ino.0).is_none_or(|n| !n.is_known()) {
             self.handles.forget(ino.0);
@@ -40,7 +42,8 @@ impl Filesystem for Fs {
         }
     }
 
-    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        let _turn = self.turns.take(req.pid());
         let _tree = self.union.shared();
         match self.union.node(ino.0).and_then(|n| self.union.stat(&n)) {
             Ok(stat) => reply.attr(&FOREVER, &attr(&stat)),
@@ -50,7 +53,7 @@ impl Filesystem for Fs {
 
     fn setattr(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -66,6 +69,7 @@ impl Filesystem for Fs {
         _flags: Option<fuser::BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        let _turn = self.turns.take(req.pid());
         let change =
             Change { mode, uid, gid, size, atime: atime.map(timespec), mtime: mtime.map(timespec) };
         match self.union.node(ino.0).and_then(|n| self.union.change(&n, &change)) {
@@ -74,7 +78,8 @@ impl Filesystem for Fs {
         }
     }
 
-    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+    fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
+        let _turn = self.turns.take(req.pid());
         match self.union.node(ino.0).and_then(|n| self.union.read_link(&n)) {
             Ok(target) => reply.data(&target),
             Err(e) => reply.error(code(e)),
@@ -91,6 +96,7 @@ impl Filesystem for Fs {
         rdev: u32,
         reply: ReplyEntry,
     ) {
+        let _turn = self.turns.take(req.pid());
         let what = match FileType::from_raw_mode(mode) {
             FileType::RegularFile => Make::File,
             kind => Make::Special(kind, decode_device(rdev)),
@@ -107,6 +113,7 @@ impl Filesystem for Fs {
         umask: u32,
         reply: ReplyEntry,
     ) {
+        let _turn = self.turns.take(req.pid());
         self.make(parent, name, Make::Directory, maker(req, mode, umask), reply);
     }
 
@@ -118,22 +125,25 @@ impl Filesystem for Fs {
         target: &Path,
         reply: ReplyEntry,
     ) {
+        let _turn = self.turns.take(req.pid());
         self.make(parent, name, Make::Symlink(target), maker(req, 0o777, 0), reply);
     }
 
-    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _turn = self.turns.take(req.pid());
         let done = self.union.node(parent.0).and_then(|p| self.union.unlink(&p, name));
         reply_empty(done, reply);
     }
 
-    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _turn = self.turns.take(req.pid());
         let done = self.union.node(parent.0).and_then(|p| self.union.rmdir(&p, name));
         reply_empty(done, reply);
     }
 
     fn rename(
         &self,
-        _req: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -141,6 +151,7 @@ impl Filesystem for Fs {
         flags: fuser::RenameFlags,
         reply: ReplyEmpty,
     ) {
+        let _turn = self.turns.take(req.pid());
         let renamed = || {
             let (old, new) = (self.union.node(parent.0)?, self.union.node(newparent.0)?);
             let flags = RenameFlags::from_bits_retain(flags.bits());
@@ -155,12 +166,13 @@ impl Filesystem for Fs {
 
     fn link(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         newparent: INodeNo,
         newname: &OsStr,
         reply: ReplyEntry,
     ) {
+        let _turn = self.turns.take(req.pid());
         let linked = || {
             let (node, parent) = (self.union.node(ino.0)?, self.union.node(newparent.0)?);
             let stat = self.union.link(&node, &parent, newname)?;
@@ -172,7 +184,8 @@ impl Filesystem for Fs {
         }
     }
 
-    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let _turn = self.turns.take(req.pid());
         if self.without_opens {
             return reply.error(code(Errno::NOSYS));
         }
@@ -204,6 +217,7 @@ impl Filesystem for Fs {
         _flags: i32,
         reply: ReplyCreate,
     ) {
+        let _turn = self.turns.take(req.pid());
         let maker = maker(req, mode, umask);
         let made =
             self.union.node(parent.0).and_then(|p| self.union.make(&p, name, Make::File, maker));
@@ -233,7 +247,7 @@ impl Filesystem for Fs {
 
     fn read(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -242,6 +256,7 @@ impl Filesystem for Fs {
         _lock: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        let _turn = self.turns.take(req.pid());
         let read = || {
             let fd = self.fd(ino, fh, false)?;
             let mut buf = Vec::with_capacity(size as usize);
@@ -256,7 +271,7 @@ impl Filesystem for Fs {
 
     fn write(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -266,6 +281,7 @@ impl Filesystem for Fs {
         _lock: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        let _turn = self.turns.take(req.pid());
         let written = self.fd(ino, fh, true).and_then(|fd| {
             if write.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
                 self.union.drop_privileges(&self.union.node(ino.0)?)?;
@@ -280,19 +296,20 @@ impl Filesystem for Fs {
 
     fn flush(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         _fh: FileHandle,
         _lock: LockOwner,
         reply: ReplyEmpty,
     ) {
+        let _turn = self.turns.take(req.pid());
         // Writes are not held back, so the kernel need not ask again.
         reply.error(code(Errno::NOSYS));
     }
 
     fn release(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
@@ -300,25 +317,28 @@ impl Filesystem for Fs {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        let _turn = self.turns.take(req.pid());
         self.handles.remove(fh.0);
         reply.ok();
     }
 
     fn fsync(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         datasync: bool,
         reply: ReplyEmpty,
     ) {
+        let _turn = self.turns.take(req.pid());
         let synced = self.fd(ino, fh, false).and_then(|fd| {
             if datasync { rustix::fs::fdatasync(&*fd) } else { rustix::fs::fsync(&*fd) }
         });
         reply_empty(synced, reply);
     }
 
-    fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+    fn opendir(&self, req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let _turn = self.turns.take(req.pid());
         if self.no_opendir {
             // The kernel then opens directories without asking, and keeps
             // their listings.
@@ -329,12 +349,13 @@ impl Filesystem for Fs {
 
     fn readdir(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
+        let _turn = self.turns.take(req.pid());
         let mut fill = || {
             let dir = self.union.node(ino.0)?;
             let mut at = offset;
@@ -361,12 +382,13 @@ impl Filesystem for Fs {
 
     fn readdirplus(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
+        let _turn = self.turns.take(req.pid());
         let mut fill = || {
             let dir = self.union.node(ino.0)?;
             let mut at = offset;
@@ -389,16 +411,18 @@ impl Filesystem for Fs {
 
     fn fsyncdir(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
+        let _turn = self.turns.take(req.pid());
         reply_empty(self.union.node(ino.0).and_then(|n| self.union.sync_dir(&n)), reply);
     }
 
-    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+    fn statfs(&self, req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        let _turn = self.turns.take(req.pid());
         match rustix::fs::fstatvfs(self.union.layers[0].root()) {
             Ok(s) => reply.statfs(
                 s.f_blocks,
@@ -416,7 +440,7 @@ impl Filesystem for Fs {
 
     fn setxattr(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -424,13 +448,15 @@ impl Filesystem for Fs {
         _position: u32,
         reply: ReplyEmpty,
     ) {
+        let _turn = self.turns.take(req.pid());
         reply_empty(
             self.union.node(ino.0).and_then(|n| self.union.set_xattr(&n, name, value, flags)),
             reply,
         );
     }
 
-    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let _turn = self.turns.take(req.pid());
         reply_xattr(
             self.union.node(ino.0).and_then(|n| self.union.get_xattr(&n, name)),
             size,
@@ -438,17 +464,19 @@ impl Filesystem for Fs {
         );
     }
 
-    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let _turn = self.turns.take(req.pid());
         reply_xattr(self.union.node(ino.0).and_then(|n| self.union.list_xattr(&n)), size, reply);
     }
 
-    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _turn = self.turns.take(req.pid());
         reply_empty(self.union.node(ino.0).and_then(|n| self.union.remove_xattr(&n, name)), reply);
     }
 
     fn fallocate(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -456,6 +484,7 @@ impl Filesystem for Fs {
         mode: i32,
         reply: ReplyEmpty,
     ) {
+        let _turn = self.turns.take(req.pid());
         let flags = FallocateFlags::from_bits_retain(mode as u32);
         reply_empty(
             self.fd(ino, fh, true)
@@ -466,13 +495,14 @@ impl Filesystem for Fs {
 
     fn lseek(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: i64,
         whence: i32,
         reply: ReplyLseek,
     ) {
+        let _turn = self.turns.take(req.pid());
         let to = match whence {
             libc::SEEK_DATA => SeekFrom::Data(offset as u64),
             libc::SEEK_HOLE => SeekFrom::Hole(offset as u64),
@@ -486,7 +516,7 @@ impl Filesystem for Fs {
 
     fn copy_file_range(
         &self,
-        _req: &Request,
+        req: &Request,
         ino_in: INodeNo,
         fh_in: FileHandle,
         offset_in: u64,
@@ -497,6 +527,7 @@ impl Filesystem for Fs {
         _flags: fuser::CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
+        let _turn = self.turns.take(req.pid());
         let copy = || {
             let (from, to) = (self.fd(ino_in, fh_in, false)?, self.fd(ino_out, fh_out, true)?);
             let (mut source, mut target) = (offset_in, offset_out);

@@ -15,6 +15,7 @@ use rustix::fs::{OFlags, Stat};
 use rustix::io::Errno;
 
 use super::convert::{attr, code, kind_of, nothing};
+use super::turns::Watched;
 use crate::create::{Make, Maker};
 use crate::handle::{Handle, Handles};
 use crate::node::Node;
@@ -38,10 +39,11 @@ pub(super) struct Fs {
     /// Files are used without being opened.
     pub(super) without_opens: bool,
     pub(super) no_opendir: bool,
+    pub(super) turns: Watched,
 }
 
 impl Fs {
-    pub(super) fn new(union: Union, data: DataMode) -> Self {
+    pub(super) fn new(union: Union, data: DataMode, turns: Watched) -> Self {
         let passthrough = data == DataMode::Passthrough && union.privileged;
         Self {
             union,
@@ -49,6 +51,7 @@ impl Fs {
             passthrough,
             without_opens: data == DataMode::NoOpen,
             no_opendir: false,
+            turns,
         }
     }
 

@@ -1,0 +1,119 @@
+//! Where a thread runs and in which class of the scheduler.
+#![allow(unsafe_code)]
+
+use rustix::io::Errno;
+use rustix::thread::{CpuSet, Pid, gettid, sched_getaffinity, sched_setaffinity};
+
+/// One thread of this process, and where it may run when it is left alone.
+#[derive(Debug)]
+pub(crate) struct Thread {
+    id: Pid,
+    usual: Option<CpuSet>,
+    at: Option<usize>,
+}
+
+/// The calling thread's number.
+pub(crate) fn own_number() -> i32 {
+    thread_local!(static NUMBER: i32 = gettid().as_raw_nonzero().get());
+    NUMBER.with(|number| *number)
+}
+
+/// The processor a thread of any process ran on last.
+pub(crate) fn processor_of(thread: u32) -> Option<usize> {
+    let stat = std::fs::read(format!("/proc/{thread}/stat")).ok()?;
+    processor_in(&stat)
+}
+
+/// Field 39 of `/proc/PID/stat` (proc_pid_stat(5)); the second field, a name in
+/// parentheses, may hold anything.
+fn processor_in(stat: &[u8]) -> Option<usize> {
+    let end = stat.iter().rposition(|b| *b == b')')?;
+    let rest = std::str::from_utf8(&stat[end + 1..]).ok()?;
+    rest.split_ascii_whitespace().nth(39 - 3)?.parse().ok()
+}
+
+impl Thread {
+    /// The calling thread.
+    pub(crate) fn current() -> Self {
+        let id = gettid();
+        Self { id, usual: sched_getaffinity(Some(id)).ok(), at: None }
+    }
+
+    pub(crate) fn number(&self) -> i32 {
+        self.id.as_raw_nonzero().get()
+    }
+
+    /// True if a thread of this process may leave the idle class again, which
+    /// takes the right to its nice value (sched(7)).
+    pub(crate) fn may_return() -> bool {
+        let probe = || {
+            let thread = Self::current();
+            thread.set_class(libc::SCHED_IDLE).and_then(|()| thread.set_class(libc::SCHED_OTHER))
+        };
+        // On a thread of its own, since it may not come back.
+        std::thread::spawn(move || probe().is_ok()).join().unwrap_or(false)
+    }
+
+    /// Puts the thread into the idle class, on one processor that it may use.
+    pub(crate) fn go_idle(&mut self, processor: usize) -> Result<(), Errno> {
+        self.set_class(libc::SCHED_IDLE)?;
+        self.follow_to(processor);
+        Ok(())
+    }
+
+    /// Moves the thread to a processor, if it may use it.
+    pub(crate) fn follow_to(&mut self, processor: usize) {
+        let allowed = self
+            .usual
+            .as_ref()
+            .is_some_and(|usual| processor < CpuSet::MAX_CPU && usual.is_set(processor));
+        if self.at == Some(processor) || !allowed {
+            return;
+        }
+        let mut one = CpuSet::new();
+        one.set(processor);
+        if sched_setaffinity(Some(self.id), &one).is_ok() {
+            self.at = Some(processor);
+        }
+    }
+
+    /// Gives the thread its class and its processors back.
+    pub(crate) fn come_back(self) {
+        // It was tried beforehand that this is allowed; a thread that has ended
+        // meanwhile needs neither.
+        let _ = self.set_class(libc::SCHED_OTHER);
+        if let Some(usual) = &self.usual {
+            let _ = sched_setaffinity(Some(self.id), usual);
+        }
+    }
+
+    fn set_class(&self, class: i32) -> Result<(), Errno> {
+        let param = libc::sched_param { sched_priority: 0 };
+        // SAFETY: `param` is a live value of the right type.
+        let done = unsafe { libc::sched_setscheduler(self.number(), class, &param) };
+        if done == 0 {
+            Ok(())
+        } else {
+            Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::PERM))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_processor_is_found_behind_any_name() {
+        let fields: Vec<String> = (3..=52).map(|n| n.to_string()).collect();
+        let stat = format!("17 (a ) b) {}\n", fields.join(" "));
+        assert_eq!(processor_in(stat.as_bytes()), Some(39));
+        assert_eq!(processor_in(b"17 (a) S 1"), None);
+    }
+
+    #[test]
+    fn a_thread_runs_somewhere() {
+        assert!(processor_of(own_number() as u32).is_some());
+        assert_eq!(processor_of(0), None);
+    }
+}
