@@ -1,5 +1,6 @@
 //! `unionbench export`.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -86,6 +87,7 @@ fn take(events: &mut Events, metrics: &Mutex<Metrics>, stop: &AtomicBool) {
             Err(error) => break format!("{error:#}"),
         }
     };
-    eprintln!("unionbench: nothing more is traced: {reason}");
+    // Whoever started the program may have closed stderr since.
+    let _ = writeln!(std::io::stderr(), "unionbench: nothing more is traced: {reason}");
     lock().end(&reason);
 }
