@@ -7,7 +7,7 @@ use aya_ebpf::helpers::{
 use aya_ebpf::macros::{map, tracepoint};
 use aya_ebpf::maps::HashMap;
 use aya_ebpf::programs::TracePointContext;
-use unionbench_common::trace::{Call, Head, NO_LAYER, NO_SIZE, NO_SYSCALL, Tally};
+use unionbench_common::trace::{Call, Head, NO_LAYER, NO_SIZE, NO_SYSCALL, Tally, note};
 
 use super::arguments::{Arguments, entry, exit};
 use super::object::read;
@@ -118,6 +118,7 @@ fn tell<const SLOT: u32>(key: &FuseKey, sent: &Sent, duration_ns: u64, error: i3
         returned: error,
         layer: NO_LAYER,
         magic: super::object::FUSE,
+        notes: note::CUT,
         comm: sent.comm,
         ..Head::EMPTY
     };

@@ -24,7 +24,7 @@ use aya_ebpf::helpers::{
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{HashMap, PerCpuArray, RingBuf};
 use unionbench_common::trace::{
-    Call, Frame, Head, Offsets, SCRATCHES, Scratch, Settings, TALLIES, Tally, Task, UNKNOWN,
+    Call, Frame, Head, Offsets, SCRATCHES, Scratch, Settings, TALLIES, Tally, Task, UNKNOWN, note,
 };
 
 /// Overridden by the loading side; the verifier reads them as constants.
@@ -164,6 +164,7 @@ pub fn tell<const SLOT: u32>(frame: &Frame, ended_ns: u64, returned: i32) {
         object::path(dentry, scratch);
     } else {
         head.path_len = 0;
+        head.notes |= note::CUT;
     }
     hand_over(scratch);
 }

@@ -13,6 +13,7 @@ use anyhow::{Context, bail, ensure};
 use clap::{Parser, ValueEnum};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
+use super::trace_selftest;
 use crate::lab::OUT_DIR;
 
 #[derive(Debug, Parser)]
@@ -22,6 +23,9 @@ pub struct Args {
     /// Lower layers of `lookup`
     #[arg(long, default_value_t = 8)]
     depth: usize,
+    /// The control group that a part of `trace` enters
+    #[arg(long)]
+    cgroup: Option<PathBuf>,
     /// Exit code of `exit`
     #[arg(long, default_value_t = 0)]
     code: u8,
@@ -44,6 +48,14 @@ enum What {
     FillMemory,
     /// Power off without a report
     PowerOff,
+    /// Copy-ups in two control groups under `unionbench trace`
+    Trace,
+    TraceContainer,
+    TraceService,
+    TraceNested,
+    TraceFiltered,
+    TraceFilteredOut,
+    TraceBurst,
 }
 
 const N_LOOKUPS: usize = 100;
@@ -65,6 +77,19 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         },
         What::Oops => fs::write("/proc/sysrq-trigger", "c")?,
         What::FillMemory => fill_memory(),
+        What::Trace => trace_selftest::run()?,
+        What::TraceContainer
+        | What::TraceService
+        | What::TraceNested
+        | What::TraceFiltered
+        | What::TraceFilteredOut
+        | What::TraceBurst => {
+            if let Some(group) = &args.cgroup {
+                trace_selftest::enter(group)?;
+            }
+            let name = args.what.to_possible_value().context("every part has a name")?;
+            trace_selftest::part(name.get_name())?;
+        }
         What::PowerOff => {
             rustix::system::reboot(rustix::system::RebootCommand::PowerOff)?;
         }

@@ -34,6 +34,7 @@ mod run_lab;
 mod step_summary;
 mod summary;
 mod trace;
+mod trace_selftest;
 mod validate;
 
 use std::io::IsTerminal as _;

@@ -185,6 +185,9 @@ fn process(comm: &[u8; 16]) -> String {
 /// The path of names that lead up from the object. One that was cut begins with
 /// dots in place of the root.
 fn shown(names: &[u8], is_cut: bool) -> Option<String> {
+    // A name that lies over the edge is no name.
+    let kept = names.iter().rposition(|byte| *byte == 0).map_or(0, |last| last + 1);
+    let names = &names[..kept];
     if names.is_empty() {
         return (!is_cut).then(|| "/".to_owned());
     }
@@ -234,6 +237,7 @@ mod tests {
         assert_eq!(show(b"passwd\0etc\0", false).as_deref(), Some("/etc/passwd"));
         assert_eq!(show(b"", false).as_deref(), Some("/"));
         assert_eq!(show(b"", true), None);
+        assert_eq!(show(b"deep\0down\0ha", true).as_deref(), Some(".../down/deep"));
         assert_eq!(show(b"deep\0down\0", true).as_deref(), Some(".../down/deep"));
         assert_eq!(show(b"a\xff\xc3\xa9\0", false).as_deref(), Some("/a\\xffé"));
     }
