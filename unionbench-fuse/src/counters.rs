@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Counts since the mount; each only grows.
 #[derive(Debug, Default)]
 pub struct Counters {
+    pub(crate) requests: AtomicU64,
+    pub(crate) fsyncs: AtomicU64,
     pub(crate) lookups: AtomicU64,
     pub(crate) copy_ups: AtomicU64,
     pub(crate) copied_bytes: AtomicU64,
@@ -13,6 +15,17 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// Requests of the kernel that were taken, those without an answer too. A
+    /// batch of forgotten nodes counts as one for each.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Files and directories that were to be synchronised.
+    pub fn fsyncs(&self) -> u64 {
+        self.fsyncs.load(Ordering::Relaxed)
+    }
+
     /// Names looked up, including those found absent.
     pub fn lookups(&self) -> u64 {
         self.lookups.load(Ordering::Relaxed)

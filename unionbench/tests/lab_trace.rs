@@ -26,8 +26,8 @@ fn cache() -> PathBuf {
     }
 }
 
-/// What the guest left, or nothing after saying why there is none.
-fn outcome_on(release: &str) -> Option<GuestOutcome> {
+/// What the self-test left in a guest, or nothing after saying why there is none.
+fn outcome_on(release: &str, selftest: &str) -> Option<GuestOutcome> {
     let name = format!("trace on {release}");
     if !probe::is_embedded() {
         skipped(&name, "built without probes, use `cargo xtask test`");
@@ -46,14 +46,14 @@ fn outcome_on(release: &str) -> Option<GuestOutcome> {
     };
     let mut guest = Guest::new(kernel, Mode::Plain);
     guest.binary = Some(env!("CARGO_BIN_EXE_unionbench").into());
-    guest.argv = ["unionbench", "lab-selftest", "trace"].map(str::to_owned).to_vec();
+    guest.argv = ["unionbench", "lab-selftest", selftest].map(str::to_owned).to_vec();
     let outcome = guest.run().expect("a guest that reports");
     let said = String::from_utf8_lossy(outcome.file("stderr").unwrap_or_default()).into_owned();
     let told = |name: &str| {
         let text = outcome.file(&format!("{name}.err")).unwrap_or_default();
         String::from_utf8_lossy(text).into_owned()
     };
-    assert_eq!(outcome.exit, Exit::Code(0), "{said}{}{}", told("events"), told("burst"));
+    assert_eq!(outcome.exit, Exit::Code(0), "{said}{}{}", told("events"), told("aufs"));
     Some(outcome)
 }
 
@@ -253,10 +253,48 @@ fn check_bursts(outcome: &GuestOutcome) {
 }
 
 fn check(release: &str) {
-    let Some(outcome) = outcome_on(release) else { return };
+    let Some(outcome) = outcome_on(release, "trace") else { return };
     check_events(&outcome);
     check_filters(&outcome);
     check_bursts(&outcome);
+}
+
+/// No distribution that is in use has aufs: whoever has a kernel with it names
+/// it.
+#[test]
+fn copy_ups_and_whiteouts_of_aufs_are_told() {
+    let Some(kernel) = std::env::var_os("UNIONBENCH_AUFS_KERNEL") else {
+        skipped("trace on aufs", "no kernel with aufs: name one in UNIONBENCH_AUFS_KERNEL");
+        return;
+    };
+    let kernel = kernel.to_string_lossy().into_owned();
+    let Some(outcome) = outcome_on(&kernel, "trace-aufs") else { return };
+    let (header, events, end) = recording(&outcome, "aufs");
+    assert_eq!(end.n_lost, 0);
+    let mount = header.mounts.iter().find(|mount| mount.file_system == "aufs");
+    let mount = mount.expect("aufs was mounted before");
+    assert_eq!(mount.lower.len(), 2);
+    let told = |kind: Kind| -> Vec<(&str, Option<u32>)> {
+        let of = events.iter().filter(move |event| event.kind == kind);
+        of.map(|event| (event.path.as_deref().expect("a path"), event.layer)).collect()
+    };
+    let copied = told(Kind::Copyup);
+    for (path, layer) in [("/dir", 0), ("/dir/far", 1), ("/dir/near", 0)] {
+        let times = copied.iter().filter(|found| **found == (path, Some(layer))).count();
+        assert_eq!(times, 1, "{path} in {copied:?}");
+    }
+    assert_eq!(told(Kind::Whiteout), [("/gone", None)]);
+    assert!(told(Kind::Readdir).contains(&("/dir", None)));
+    assert!(told(Kind::Lookup).contains(&("/absent", None)));
+    let far = events.iter().find(|event| event.path.as_deref() == Some("/dir/far"));
+    assert!(far.is_some_and(|event| event.cgroup.as_deref() == Some(SERVICE)));
+    let trigger = |path: &str| {
+        let is_it =
+            |event: &&Event| event.kind == Kind::Copyup && event.path.as_deref() == Some(path);
+        events.iter().find(is_it).and_then(|event| event.trigger)
+    };
+    assert_eq!(trigger("/dir/far"), Some(Trigger::OpenWrite));
+    assert_eq!(trigger("/dir/near"), Some(Trigger::Chmod));
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! overlayfs: copy-ups and their parts, lookups, whiteouts, merged listings.
 
-use unionbench_common::trace::{Call, Frame, Task, note};
+use unionbench_common::trace::{Call, Frame, NO_LAYER, NO_SIZE, NO_SYSCALL, Tally, Task, note};
 
 use super::arguments::{Arguments, entry, error_of, exit};
 use super::object::{self, read};
 use super::task::{self, current, innermost, pop, push, top};
-use super::{frame, is_device_wanted, is_wanted, now, offset, syscall};
+use super::{frame, is_device_wanted, is_wanted, now, offset, syscall, tally};
 
 // Slots of scratches; a program's own, see `tell`.
 const COPY_UP: u32 = 0;
@@ -53,11 +53,11 @@ fn begin_copy_up(arguments: &impl Arguments) {
     push(&frame);
 }
 
+/// Where another thread was first, nothing was done: the reading side leaves
+/// those out, if it knows that [`mark`] is in place.
 #[inline(always)]
 fn end_copy_up(returned: i64) {
-    // Where another thread was first, nothing failed and nothing was done.
-    let happened = |frame: &Frame| returned as i32 != 0 || frame.notes & note::DONE != 0;
-    task::end::<COPY_UP>(Call::CopyUp, returned as i32, happened);
+    task::end::<COPY_UP>(Call::CopyUp, returned as i32, |_| true);
 }
 
 // ovl_copy_up_end(struct dentry *dentry): only who did the work gets there.
@@ -244,6 +244,11 @@ pub fn begin(call: Call, dentry: *const u8, stack: u64) -> Option<Frame> {
     if !is_wanted() {
         return None;
     }
+    // A function that the compiler has changed may have other arguments.
+    if !object::is_union(dentry) {
+        tally(Tally::LostCalls);
+        return None;
+    }
     let device = object::device(dentry);
     if !is_device_wanted(device) {
         return None;
@@ -252,8 +257,8 @@ pub fn begin(call: Call, dentry: *const u8, stack: u64) -> Option<Frame> {
     frame.object = dentry as u64;
     frame.stack = stack;
     frame.device = device;
-    frame.layer = unionbench_common::trace::NO_LAYER;
-    frame.size = unionbench_common::trace::NO_SIZE;
-    frame.syscall = unionbench_common::trace::NO_SYSCALL;
+    frame.layer = NO_LAYER;
+    frame.size = NO_SIZE;
+    frame.syscall = NO_SYSCALL;
     Some(frame)
 }

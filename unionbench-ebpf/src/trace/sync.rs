@@ -10,7 +10,7 @@ use unionbench_common::trace::{Call, UNKNOWN};
 use super::object::{self, read};
 use super::overlay::begin;
 use super::task::{self, push};
-use super::{is_wanted, offset, setting};
+use super::{is_wanted, offset};
 
 const FSYNC: u32 = 10;
 
@@ -42,7 +42,7 @@ pub fn trace_fsync_exit(ctx: TracePointContext) -> u32 {
 #[inline(always)]
 fn begin_fsync(descriptor: u32, number: u32) {
     let Some(dentry) = dentry_of(descriptor) else { return };
-    if !object::is_union(dentry) && setting!(device) == 0 {
+    if !object::is_union(dentry) {
         return;
     }
     let Some(mut frame) = begin(Call::Fsync, dentry, 0) else { return };

@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use super::convert::{attr, code, decode_device, kind_of, timespec};
 use super::serving::{BATCH, FOREVER, Fs, maker, reply_empty, reply_xattr, unknown};
 use crate::attr::Change;
+use crate::counters::Counters;
 use crate::create::Make;
 use crate::handle::Handle;
 use crate::rename::End;
@@ -331,6 +332,7 @@ impl Filesystem for Fs {
         reply: ReplyEmpty,
     ) {
         let _turn = self.turns.take(req.pid());
+        Counters::add(&self.union.counters.fsyncs, 1);
         let synced = self.fd(ino, fh, false).and_then(|fd| {
             if datasync { rustix::fs::fdatasync(&*fd) } else { rustix::fs::fsync(&*fd) }
         });
@@ -418,6 +420,7 @@ impl Filesystem for Fs {
         reply: ReplyEmpty,
     ) {
         let _turn = self.turns.take(req.pid());
+        Counters::add(&self.union.counters.fsyncs, 1);
         reply_empty(self.union.node(ino.0).and_then(|n| self.union.sync_dir(&n)), reply);
     }
 

@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::counters::Counters;
 use crate::sys::schedule::{self, Thread};
 
 /// Requests in a row of one caller before a thread goes near it.
@@ -43,6 +44,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// Whose turn it is.
 #[derive(Debug)]
 pub(super) struct Turns {
+    counters: Arc<Counters>,
     enabled: bool,
     /// A thread serves alone; the details are in `state`.
     is_near: AtomicBool,
@@ -85,8 +87,9 @@ impl Drop for Turn<'_> {
 }
 
 impl Turns {
-    fn new(enabled: bool) -> Self {
+    fn new(enabled: bool, counters: Arc<Counters>) -> Self {
         Self {
+            counters,
             enabled,
             is_near: AtomicBool::new(false),
             answered: AtomicU64::new(0),
@@ -106,6 +109,7 @@ impl Turns {
 
     /// Takes a request of `caller` (a thread's number, 0 if it is not known).
     pub(super) fn take(&self, caller: u32) -> Turn<'_> {
+        Counters::add(&self.counters.requests, 1);
         Turn { turns: self, caller }
     }
 
@@ -208,14 +212,15 @@ pub(super) struct Watched(Arc<Turns>);
 
 impl Watched {
     /// Turns that know no near thread unless `wanted`.
-    pub(super) fn new(wanted: bool) -> Self {
-        let turns = Arc::new(Turns::new(wanted && Thread::may_return()));
+    pub(super) fn new(wanted: bool, counters: &Arc<Counters>) -> Self {
+        let new = |enabled| Arc::new(Turns::new(enabled, Arc::clone(counters)));
+        let turns = new(wanted && Thread::may_return());
         if turns.enabled {
             let watched = turns.clone();
             let watch = move || watched.watch();
             let started = std::thread::Builder::new().name("union-turns".into()).spawn(watch);
             if started.is_err() {
-                return Self(Arc::new(Turns::new(false)));
+                return Self(new(false));
             }
         }
         Self(turns)

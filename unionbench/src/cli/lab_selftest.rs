@@ -56,6 +56,9 @@ enum What {
     TraceFiltered,
     TraceFilteredOut,
     TraceBurst,
+    /// Copy-ups on aufs under `unionbench trace`
+    TraceAufs,
+    TraceAufsPart,
 }
 
 const N_LOOKUPS: usize = 100;
@@ -78,12 +81,14 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         What::Oops => fs::write("/proc/sysrq-trigger", "c")?,
         What::FillMemory => fill_memory(),
         What::Trace => trace_selftest::run()?,
+        What::TraceAufs => trace_selftest::run_aufs()?,
         What::TraceContainer
         | What::TraceService
         | What::TraceNested
         | What::TraceFiltered
         | What::TraceFilteredOut
-        | What::TraceBurst => {
+        | What::TraceBurst
+        | What::TraceAufsPart => {
             if let Some(group) = &args.cgroup {
                 trace_selftest::enter(group)?;
             }

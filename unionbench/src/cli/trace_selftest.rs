@@ -54,12 +54,41 @@ pub fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The same kinds on aufs, for a kernel that has it.
+pub fn run_aufs() -> anyhow::Result<()> {
+    for (path, size) in [("top/dir/near", 30), ("bottom/dir/far", 5000), ("bottom/gone", 1)] {
+        let path = Path::new(BASE).join(path);
+        fs::create_dir_all(path.parent().unwrap_or(Path::new("/")))?;
+        fs::write(path, vec![b'x'; size])?;
+    }
+    let (upper, merged) = (upper("a"), merged("a"));
+    fs::create_dir_all(&upper)?;
+    fs::create_dir_all(&merged)?;
+    let data = CString::new(format!("br={}=rw:{BASE}/top=ro:{BASE}/bottom=ro", upper.display()))?;
+    mount("aufs", &merged, "aufs", MountFlags::empty(), data.as_c_str())
+        .context("cannot mount aufs")?;
+    control_groups()?;
+    traced("aufs", &["copyup,whiteout,readdir,lookup"], || within(SERVICE, "trace-aufs-part"))?;
+    unmount(merged, UnmountFlags::empty())?;
+    Ok(())
+}
+
+fn aufs_part(m: &Path) -> anyhow::Result<()> {
+    write_first(&m.join("dir/far"))?;
+    chmod(&m.join("dir/near"))?;
+    fs::remove_file(m.join("gone"))?;
+    fs::read_dir(m.join("dir"))?.for_each(drop);
+    ensure!(!m.join("absent").exists(), "a name that is nowhere was found");
+    Ok(())
+}
+
 /// One part of the workload, in the process that this is called in.
 pub fn part(name: &str) -> anyhow::Result<()> {
     let m = merged("m");
     match name {
         "trace-container" => container_part(&m),
         "trace-service" => service_part(&m),
+        "trace-aufs-part" => aufs_part(&merged("a")),
         "trace-nested" => write_first(&merged("n").join("nest/file")),
         "trace-filtered" => chmod(&m.join("filter/in")),
         "trace-filtered-out" => chmod(&m.join("filter/out")),
@@ -129,6 +158,11 @@ fn prepare() -> anyhow::Result<()> {
     overlay("m", &layers.join(":"), "redirect_dir=on,xino=off")?;
     overlay("n", &merged("m").display().to_string(), "xino=off")?;
     overlay("b", &burst.display().to_string(), "xino=off")?;
+    control_groups()
+}
+
+/// Mounts their hierarchy, unless it is there.
+fn control_groups() -> anyhow::Result<()> {
     let _ = mount("cgroup2", CGROUPS, "cgroup2", MountFlags::empty(), None);
     ensure!(
         Path::new(CGROUPS).join("cgroup.procs").exists(),

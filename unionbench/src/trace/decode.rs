@@ -81,6 +81,9 @@ impl Decoder {
     pub fn event(&mut self, raw: &Raw) -> Option<Event> {
         let Raw { head, path } = raw;
         let call = Call::TOLD.into_iter().find(|call| *call as u32 == head.call)?;
+        if matches!(call, Call::CopyUp) && self.was_done_elsewhere(head) {
+            return None;
+        }
         let device = rustix::fs::makedev(head.device >> 20, head.device & 0xf_ffff);
         let mount = self.mounts.find(device, head.pid);
         let file_system = match (mount, head.magic) {
@@ -128,6 +131,14 @@ impl Decoder {
             }
         }
         Some(event)
+    }
+
+    /// Another thread was first with the same object: nothing failed, and
+    /// nothing was done.
+    fn was_done_elsewhere(&self, head: &Head) -> bool {
+        self.further.contains(&"trace_copy_up_done")
+            && head.returned == 0
+            && head.notes & note::DONE == 0
     }
 
     /// Bytes and synchronising, as far as probes for them are in place.
@@ -240,6 +251,27 @@ mod tests {
         assert_eq!(show(b"deep\0down\0ha", true).as_deref(), Some(".../down/deep"));
         assert_eq!(show(b"deep\0down\0", true).as_deref(), Some(".../down/deep"));
         assert_eq!(show(b"a\xff\xc3\xa9\0", false).as_deref(), Some("/a\\xffé"));
+    }
+
+    #[test]
+    fn who_came_second_to_a_copy_up_did_none() {
+        let raw = |notes, returned| Raw {
+            head: Head {
+                call: Call::CopyUp as u32,
+                magic: OVERLAYFS,
+                syscall: unionbench_common::trace::NO_SYSCALL,
+                notes,
+                returned,
+                ..Head::EMPTY
+            },
+            path: b"file\0".to_vec(),
+        };
+        let decoder = |further| Decoder::new(Mounts::default(), Cgroups::default(), further);
+        let mut watched = decoder(vec!["trace_copy_up_done"]);
+        assert!(watched.event(&raw(note::DONE, 0)).is_some());
+        assert!(watched.event(&raw(0, -28)).is_some());
+        assert!(watched.event(&raw(0, 0)).is_none());
+        assert!(decoder(Vec::new()).event(&raw(0, 0)).is_some());
     }
 
     #[test]

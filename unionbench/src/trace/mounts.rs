@@ -1,58 +1,96 @@
 //! The unions that are mounted, by the device of their files.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::AsFd as _;
 use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::event::Mount;
 
-/// The unions of every namespace that was looked into.
+/// How long is believed what the kernel does not tell changes of: the mounts of
+/// other namespaces, and that a device is none of a union.
+const BELIEVED: Duration = Duration::from_secs(1);
+
+/// The unions of every namespace that was looked into. Devices get the numbers
+/// of those that are gone, so what is known is looked at again when it changes;
+/// of a union that is gone, the last events may still be on their way.
 #[derive(Debug, Default)]
 pub struct Mounts {
-    known: HashMap<u64, Option<Mount>>,
+    known: HashMap<u64, Known>,
+    /// Tells that the mounts of this namespace have changed.
+    table: Option<File>,
+}
+
+#[derive(Debug)]
+struct Known {
+    mount: Option<Mount>,
+    /// None for what the kernel tells changes of.
+    until: Option<Instant>,
 }
 
 impl Mounts {
     /// The unions of this process's namespace.
     pub fn here() -> Self {
-        let mut mounts = Self::default();
-        mounts.read("/proc/self/mountinfo");
+        let mut mounts = Self { known: HashMap::new(), table: File::open(OWN).ok() };
+        mounts.read_own();
         mounts
     }
 
     /// What was found so far, by the places of the mounts.
     pub fn all(&self) -> Vec<Mount> {
-        let mut all: Vec<Mount> = self.known.values().flatten().cloned().collect();
+        let mounts = self.known.values().filter_map(|known| known.mount.as_ref());
+        let mut all: Vec<Mount> = mounts.cloned().collect();
         all.sort_by(|a, b| a.path.cmp(&b.path));
         all
     }
 
     /// Whether a union with this device is mounted here.
     pub fn is_here(&self, device: u64) -> bool {
-        self.known.get(&device).is_some_and(Option::is_some)
+        self.known.get(&device).is_some_and(|known| known.mount.is_some())
     }
 
-    /// The union with this device. One that is not known is looked for here
-    /// again, then in the namespace of the process that used it, so that what a
-    /// container mounts for itself is found; its path is then the container's.
+    /// The union with this device. One that is not mounted here is looked for in
+    /// the namespace of the process that used it, so that what a container
+    /// mounts for itself is found; its path is then the container's.
     pub fn find(&mut self, device: u64, pid: u32) -> Option<&Mount> {
-        if !self.known.contains_key(&device) {
-            self.read("/proc/self/mountinfo");
-            if !self.known.contains_key(&device) {
-                self.read(&format!("/proc/{pid}/mountinfo"));
-            }
-            self.known.entry(device).or_default();
+        if self.have_changed() {
+            self.read_own();
         }
-        self.known.get(&device)?.as_ref()
+        let now = Instant::now();
+        let is_fresh = |known: &Known| known.until.is_none_or(|until| now < until);
+        if !self.known.get(&device).is_some_and(is_fresh) {
+            let text = fs::read(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+            let theirs = parse(&String::from_utf8_lossy(&text));
+            let found = theirs.into_iter().find(|mount| mount.device == device);
+            let known = self.known.entry(device).or_insert(Known { mount: None, until: None });
+            if found.is_some() || !text.is_empty() {
+                known.mount = found;
+            }
+            known.until = Some(now + BELIEVED);
+        }
+        self.known.get(&device)?.mount.as_ref()
     }
 
-    fn read(&mut self, path: &str) {
-        let text = fs::read(path).unwrap_or_default();
+    fn read_own(&mut self) {
+        let text = fs::read(OWN).unwrap_or_default();
         for mount in parse(&String::from_utf8_lossy(&text)) {
-            self.known.entry(mount.device).or_insert(Some(mount));
+            self.known.insert(mount.device, Known { mount: Some(mount), until: None });
         }
+    }
+
+    /// The kernel reports a change of the table as an urgent condition of the
+    /// open file, once.
+    fn have_changed(&self) -> bool {
+        let Some(table) = &self.table else { return false };
+        let mut fds = [PollFd::from_borrowed_fd(table.as_fd(), PollFlags::PRI)];
+        poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|n| n > 0)
     }
 }
+
+const OWN: &str = "/proc/self/mountinfo";
 
 /// The type of a FUSE union; none for a file system that answers requests too,
 /// but has no layers. A daemon that mounts by the system call itself has its

@@ -129,7 +129,9 @@ fn what(event: &Event) -> String {
             words.push(format!("{n} fsync {}", Nanos(ns)));
         }
     }
-    if event.kind == Kind::Lookup && event.object.is_none() && event.errno == 0 {
+    // aufs makes the object known only after its lookup.
+    let is_told = event.file_system == "overlay" && event.errno == 0;
+    if event.kind == Kind::Lookup && event.object.is_none() && is_told {
         words.push("not there".to_owned());
     }
     if event.errno < 0 {

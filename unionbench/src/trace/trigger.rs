@@ -59,6 +59,17 @@ fn named(number: libc::c_long) -> Option<Trigger> {
         libc::SYS_removexattr | libc::SYS_lremovexattr | libc::SYS_fremovexattr | REMOVEXATTRAT => {
             Trigger::Removexattr
         }
+        // aufs waits for the first write through a file that was opened for it.
+        libc::SYS_write
+        | libc::SYS_writev
+        | libc::SYS_pwrite64
+        | libc::SYS_pwritev
+        | libc::SYS_pwritev2
+        | libc::SYS_sendfile
+        | libc::SYS_splice
+        | libc::SYS_copy_file_range
+        | libc::SYS_fallocate
+        | libc::SYS_mmap => Trigger::OpenWrite,
         libc::SYS_linkat => Trigger::Link,
         libc::SYS_renameat | libc::SYS_renameat2 => Trigger::Rename,
         libc::SYS_unlinkat => Trigger::Unlink,
@@ -150,6 +161,7 @@ mod tests {
             (libc::SYS_linkat, Trigger::Link),
             (libc::SYS_renameat2, Trigger::Rename),
             (libc::SYS_truncate, Trigger::Truncate),
+            (libc::SYS_pwrite64, Trigger::OpenWrite),
             (libc::SYS_ioctl, Trigger::Other),
         ] {
             check(number, None, ASKED, File, Some(expected));

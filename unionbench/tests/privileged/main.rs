@@ -3,3 +3,4 @@
 mod probes;
 #[path = "../skip/mod.rs"]
 mod skip;
+mod trace;
