@@ -171,7 +171,8 @@ fn branches(id: &str, mount: &mut Mount) {
 /// `a:b::c`: layers, the last ones for data only. A colon in a name has a
 /// backslash before it.
 fn layers(list: &str) -> Vec<String> {
-    split_escaped(list, ':').iter().filter(|layer| !layer.is_empty()).map(|l| plain(l)).collect()
+    let list = unescape(list);
+    split_escaped(&list, ':').iter().filter(|layer| !layer.is_empty()).map(|l| strip(l)).collect()
 }
 
 /// Splits where the separator has no backslash before it. The escapes stay.
@@ -193,7 +194,11 @@ fn split_escaped(text: &str, separator: char) -> Vec<String> {
 
 /// A path without the escapes of `mountinfo` and those of overlayfs.
 fn plain(text: &str) -> String {
-    let text = unescape(text);
+    strip(&unescape(text))
+}
+
+/// Without the backslashes before what they protect.
+fn strip(text: &str) -> String {
     let mut path = String::with_capacity(text.len());
     let mut letters = text.chars();
     while let Some(letter) = letters.next() {

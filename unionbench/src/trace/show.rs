@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     fn a_line_says_who_what_where_and_how() {
-        insta::assert_snapshot!(human_line(&event()), @r"16:00:00.123456  1234.6 µs copyup   chown                 42 docker:0123456789ab   chown  /merged:/etc/a,\u{22}b\u{22}\n  4KiB  layer 2  4KiB by splice  1 fsync 900.0 µs");
+        insta::assert_snapshot!(human_line(&event()), @r#"16:00:00.123456  1234.6 µs copyup   chown                 42 docker:0123456789ab   chown  /merged:/etc/a,"b"\n  4KiB  layer 2  4KiB by splice  1 fsync 900.0 µs"#);
     }
 
     #[test]
