@@ -115,7 +115,11 @@ pub const SYSCALL_SLOTS: u32 = 64;
 pub const FUSE_BASE: u32 = SYSCALL_BASE + SYSCALL_SLOTS;
 /// FUSE opcodes from this one on are counted as lost.
 pub const FUSE_OPCODES: u32 = 64;
-pub const HISTOGRAMS: u32 = FUSE_BASE + FUSE_OPCODES;
+/// Where a daemon tells when it takes a request: what it waited for that, and
+/// the rest until it was answered.
+pub const FUSE_QUEUE_BASE: u32 = FUSE_BASE + FUSE_OPCODES;
+pub const FUSE_SERVICE_BASE: u32 = FUSE_QUEUE_BASE + FUSE_OPCODES;
+pub const HISTOGRAMS: u32 = FUSE_SERVICE_BASE + FUSE_OPCODES;
 /// System calls with a greater number are counted as lost.
 pub const SYSCALL_NUMBERS: u32 = 1024;
 /// Layers of one lookup that are told apart by their turn; overlayfs takes 500

@@ -264,7 +264,7 @@ fn below(thread: &Thread, operation: Operation) -> Option<(u32, Frame)> {
 }
 
 #[inline(always)]
-fn tell<C: EbpfContext>(ctx: &C, frame: &Frame, duration_ns: u64, returned: i32, depth: u32) {
+pub fn tell<C: EbpfContext>(ctx: &C, frame: &Frame, duration_ns: u64, returned: i32, depth: u32) {
     let Some(mut entry) = EVENTS.reserve::<CopyUpEvent>(0) else {
         count(Counter::LostEvents);
         warn!(ctx, "the ring buffer is full: a copy-up was counted, but its event is lost");

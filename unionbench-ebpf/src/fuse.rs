@@ -11,6 +11,7 @@ use aya_ebpf::programs::{
 use unionbench_common::op::{FUSE_BASE, FUSE_OPCODES};
 use unionbench_common::{Counter, Operation};
 
+use crate::bundled::answered;
 use crate::call::{begin, counted, end as end_call};
 use crate::maps::{FUSE_REQUESTS, FuseKey, FuseStart, count, is_enabled, is_watched, record};
 
@@ -112,6 +113,7 @@ fn end(ctx: &TracePointContext) {
         return;
     }
     record(FUSE_BASE + start.opcode as u32, now.wrapping_sub(start.start_ns), error < 0);
+    answered(key.unique, start.opcode, start.start_ns, now);
 }
 
 #[inline(always)]

@@ -15,6 +15,7 @@
 #![feature(asm_experimental_arch)]
 
 mod aufs;
+mod bundled;
 mod call;
 mod fuse;
 mod maps;

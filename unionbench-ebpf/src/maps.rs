@@ -56,6 +56,14 @@ pub static HANDED_OVER: HashMap<u64, u8> = HashMap::with_max_entries(4096, 0);
 #[map]
 pub static FUSE_REQUESTS: HashMap<FuseKey, FuseStart> = HashMap::with_max_entries(16384, 0);
 
+/// The request that a thread of the bundled union's took last, by thread.
+#[map]
+pub static TAKEN: HashMap<u64, Taken> = HashMap::with_max_entries(1024, 0);
+
+/// When the running copy-up of a thread of the bundled union's began.
+#[map]
+pub static BUNDLED_COPY_UPS: HashMap<u64, u64> = HashMap::with_max_entries(1024, 0);
+
 #[map]
 pub static STACKS: StackTrace = StackTrace::with_max_entries(16384, 0);
 
@@ -76,6 +84,13 @@ pub struct FuseKey {
 pub struct FuseStart {
     pub start_ns: u64,
     pub opcode: u64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Taken {
+    pub unique: u64,
+    pub at_ns: u64,
 }
 
 /// The current thread's slot; none if it is not of the workload or no phase

@@ -28,14 +28,14 @@ impl Filesystem for Fs {
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let _turn = self.turns.take(req.pid());
+        let _turn = self.turns.take(req);
         let _tree = self.union.shared();
         let found = self.union.node(parent.0).and_then(|p| self.union.lookup(&p, name));
         self.reply_entry(found, reply);
     }
 
     fn forget(&self, req: &Request, ino: INodeNo, nlookup: u64) {
-        let _turn = self.turns.take(req.pid());
+        let _turn = self.turns.take(req);
         self.union.nodes.forget(ino.0, nlookup);
         if self.union.no_open() && self.union.nodes.get(ino.0).is_none_or(|n| !n.is_known()) {
             self.handles.forget(ino.0);
@@ -44,7 +44,7 @@ impl Filesystem for Fs {
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        let _turn = self.turns.take(req.pid());
+        let _turn = self.turns.take(req);
         let _tree = self.union.shared();
         match self.union.node(ino.0).and_then(|n| self.union.stat(&n)) {
             Ok(stat) => reply.attr(&FOREVER, &attr(&stat)),
@@ -70,7 +70,7 @@ impl Filesystem for Fs {
         _flags: Option<fuser::BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let _turn = self.turns.take(req.pid());
+        let _turn = self.turns.take(req);
         let change =
             Change { mode, uid, gid, size, atime: atime.map(timespec), mtime: mtime.map(timespec) };
         match self.union.node(ino.0).and_then(|n| self.union.change(&n, &change)) {
@@ -80,7 +80,7 @@ impl Filesystem for Fs {
     }
 
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
-        let _turn = self.turns.take(req.pid());
+        let _turn = self.turns.take(req);
         match self.union.node(ino.0).and_then(|n| self.union.read_link(&n)) {
             Ok(target) => reply.data(&target),
             Err(e) => reply.error(code(e)),
@@ -97,7 +97,7 @@ impl Filesystem for Fs {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let _turn = self.turns.take(req.pid());
+        let _turn = self.turns.take(req);
         let what = match FileType::from_raw_mode(mode) {
             FileType::RegularFile => Make::File,
             kind => Make::Special(kind, decode_device(rdev)),
@@ -114,7 +114,7 @@ impl Filesystem for Fs {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        let _turn = self.turns.take(req.pid());
+        let _turn = self.turns.take(req);
         self.make(parent, name, Make::Directory, maker(req, mode, umask), reply);
     }
 
@@ -126,18 +126,18 @@ impl Filesystem for Fs {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        let _turn = self.turns.take(req.pid());
+        let _turn = self.turns.take(req);
         self.make(parent, name, Make::Symlink(target), maker(req, 0o777, 0), reply);
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let _turn = self.turns.take(req.pid());
+        let _turn = self.turns.take(req);
         let done = self.union.node(parent.0).and_then(|p| self.union.unlink(&p, name));
         reply_empty(done, reply);
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let _turn = self.turns.take(req.pid());
+        let _turn = self.turns.take(req);
         let done = self.union.node(parent.0).and_then(|p| self.union.rmdir(&p, name));
         reply_empty(done, reply);
     }
@@ -152,7 +152,7 @@ impl Filesystem for Fs {
         flags: fuser::RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let _turn = self.turns.take(req.pid());
+        let _turn = self.turns.take(req);
         let renamed = || {
             let (old, new) = (self.union.node(parent.0)?, self.union.node(newparent.0)?);
             let flags = RenameFlags::from_bits_retain(flags.bits());
@@ -173,7 +173,7 @@ impl Filesystem for Fs {
         newname: &OsStr,
         reply: ReplyEntry,
     ) {
-        let _turn = self.turns.take(req.pid());
+        let _turn = self.turns.take(req);
         let linked = || {
             let (node, parent) = (self.union.node(ino.0)?, self.union.node(newparent.0)?);
             let stat = self.union.link(&node, &parent, newname)?;
@@ -186,7 +186,7 @@ impl Filesystem for Fs {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let _turn = self.turns.take(req.pid());
+        let _turn = self.turns.take(req);
         if self.without_opens {
             return reply.error(code(Errno::NOSYS));
         }
@@ -218,7 +218,7 @@ impl Filesystem for Fs {
         _flags: i32,
         reply: ReplyCreate,
     ) {
-        let _turn = self.turns.take(req.pid());
+        let _turn = self.turns.take(req);
         let maker = maker(req, mode, umask);
         let made =
             self.union.node(parent.0).and_then(|p| self.union.make(&p, name, Make::File, maker));
@@ -257,7 +257,7 @@ impl Filesystem for Fs {
         _lock: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let _turn = self.turns.take(req.pid());
+        let _turn = self.turns.take(req);
         let read = || {
             let fd = self.fd(ino, fh, false)?;
             let mut buf = Vec::with_capacity(size as usize);
@@ -282,7 +282,7 @@ impl Filesystem for Fs {
         _lock: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let _turn = self.turns.take(req.pid());
+        let _turn = self.turns.take(req);
         let written = self.fd(ino, fh, true).and_then(|fd| {
             if write.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
                 self.union.drop_privileges(&self.union.node(ino.0)?)?;
@@ -303,7 +303,7 @@ impl Filesystem for Fs {
         _lock: LockOwner,
         reply: ReplyEmpty,
     ) {
-        let _turn = self.turns.take(req.pid());
+        let _turn = self.turns.take(req);
         // Writes are not held back, so the kernel need not ask again.
         reply.error(code(Errno::NOSYS));
     }
@@ -318,7 +318,7 @@ impl Filesystem for Fs {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        let _turn = self.turns.take(req.pid());
+        let _turn = self.turns.take(req);
         self.handles.remove(fh.0);
         reply.ok();
     }
@@ -331,7 +331,7 @@ impl Filesystem for Fs {
         datasync: bool,
         reply: ReplyEmpty,
     ) {
-        let _turn = self.turns.take(req.pid());
+        let _turn = self.turns.take(req);
         Counters::add(&self.union.counters.fsyncs, 1);
         let synced = self.fd(ino, fh, false).and_then(|fd| {
             if datasync { rustix::fs::fdatasync(&*fd) } else { rustix::fs::fsync(&*fd) }
@@ -340,7 +340,7 @@ impl Filesystem for Fs {
     }
 
     fn opendir(&self, req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        let _turn = self.turns.take(req.pid());
+        let _turn = self.turns.take(req);
         if self.no_opendir {
             // The kernel then opens directories without asking, and keeps
             // their listings.
@@ -357,7 +357,7 @@ impl Filesystem for Fs {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let _turn = self.turns.take(req.pid());
+        let _turn = self.turns.take(req);
         let mut fill = || {
             let dir = self.union.node(ino.0)?;
             let mut at = offset;
@@ -390,7 +390,7 @@ impl Filesystem for Fs {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let _turn = self.turns.take(req.pid());
+        let _turn = self.turns.take(req);
         let mut fill = || {
             let dir = self.union.node(ino.0)?;
             let mut at = offset;
@@ -419,13 +419,13 @@ impl Filesystem for Fs {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        let _turn = self.turns.take(req.pid());
+        let _turn = self.turns.take(req);
         Counters::add(&self.union.counters.fsyncs, 1);
         reply_empty(self.union.node(ino.0).and_then(|n| self.union.sync_dir(&n)), reply);
     }
 
     fn statfs(&self, req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        let _turn = self.turns.take(req.pid());
+        let _turn = self.turns.take(req);
         match rustix::fs::fstatvfs(self.union.layers[0].root()) {
             Ok(s) => reply.statfs(
                 s.f_blocks,
@@ -451,7 +451,7 @@ impl Filesystem for Fs {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let _turn = self.turns.take(req.pid());
+        let _turn = self.turns.take(req);
         reply_empty(
             self.union.node(ino.0).and_then(|n| self.union.set_xattr(&n, name, value, flags)),
             reply,
@@ -459,7 +459,7 @@ impl Filesystem for Fs {
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let _turn = self.turns.take(req.pid());
+        let _turn = self.turns.take(req);
         reply_xattr(
             self.union.node(ino.0).and_then(|n| self.union.get_xattr(&n, name)),
             size,
@@ -468,12 +468,12 @@ impl Filesystem for Fs {
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let _turn = self.turns.take(req.pid());
+        let _turn = self.turns.take(req);
         reply_xattr(self.union.node(ino.0).and_then(|n| self.union.list_xattr(&n)), size, reply);
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let _turn = self.turns.take(req.pid());
+        let _turn = self.turns.take(req);
         reply_empty(self.union.node(ino.0).and_then(|n| self.union.remove_xattr(&n, name)), reply);
     }
 
@@ -487,7 +487,7 @@ impl Filesystem for Fs {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let _turn = self.turns.take(req.pid());
+        let _turn = self.turns.take(req);
         let flags = FallocateFlags::from_bits_retain(mode as u32);
         reply_empty(
             self.fd(ino, fh, true)
@@ -505,7 +505,7 @@ impl Filesystem for Fs {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        let _turn = self.turns.take(req.pid());
+        let _turn = self.turns.take(req);
         let to = match whence {
             libc::SEEK_DATA => SeekFrom::Data(offset as u64),
             libc::SEEK_HOLE => SeekFrom::Hole(offset as u64),
@@ -530,7 +530,7 @@ impl Filesystem for Fs {
         _flags: fuser::CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        let _turn = self.turns.take(req.pid());
+        let _turn = self.turns.take(req);
         let copy = || {
             let (from, to) = (self.fd(ino_in, fh_in, false)?, self.fd(ino_out, fh_out, true)?);
             let (mut source, mut target) = (offset_in, offset_out);

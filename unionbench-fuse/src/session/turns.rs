@@ -22,9 +22,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use fuser::Request;
 use parking_lot::{Condvar, Mutex};
 
 use crate::counters::Counters;
+use crate::sys::probe_points::unionbench_request_begin;
 use crate::sys::schedule::{self, Thread};
 
 /// Requests in a row of one caller before a thread goes near it.
@@ -77,6 +79,7 @@ struct Near {
 #[derive(Debug)]
 pub(super) struct Turn<'a> {
     turns: &'a Turns,
+    /// The caller's thread, 0 if it is not known.
     caller: u32,
 }
 
@@ -107,10 +110,11 @@ impl Turns {
         }
     }
 
-    /// Takes a request of `caller` (a thread's number, 0 if it is not known).
-    pub(super) fn take(&self, caller: u32) -> Turn<'_> {
+    /// Takes a request.
+    pub(super) fn take(&self, request: &Request) -> Turn<'_> {
+        unionbench_request_begin(request.unique().0);
         Counters::add(&self.counters.requests, 1);
-        Turn { turns: self, caller }
+        Turn { turns: self, caller: request.pid() }
     }
 
     fn answered(&self, caller: u32) {

@@ -3,6 +3,16 @@
 
 use std::hint::black_box;
 
+/// Called when a thread takes a request, by the number that the kernel's
+/// `fuse_request_send` and `fuse_request_end` tracepoints call `unique`. The
+/// same thread answers it.
+// SAFETY: the name is exported once in the program and carries the crate's prefix.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn unionbench_request_begin(unique: u64) {
+    black_box(unique);
+}
+
 /// Called when a copy-up begins. `node` is the inode number in the union.
 // SAFETY: the name is exported once in the program and carries the crate's prefix.
 #[unsafe(no_mangle)]

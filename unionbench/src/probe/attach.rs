@@ -4,7 +4,7 @@
 use std::sync::OnceLock;
 
 use aya::programs::{
-    FEntry, FExit, KProbe, PerfEvent, Program, ProgramError, RawTracePoint, TracePoint,
+    FEntry, FExit, KProbe, PerfEvent, Program, ProgramError, RawTracePoint, TracePoint, UProbe,
 };
 use aya::util::online_cpus;
 use aya::{Btf, Ebpf};
@@ -36,6 +36,8 @@ pub(super) enum Target {
     Counter(Counter),
     Syscalls,
     FuseRequests,
+    /// What a request waited for the daemon, and what the daemon took.
+    FuseParts,
     Samples,
 }
 
@@ -46,6 +48,7 @@ impl Target {
             Self::Counter(counter) => counter.name(),
             Self::Syscalls => "syscall",
             Self::FuseRequests => "fuse_request",
+            Self::FuseParts => "fuse_parts",
             Self::Samples => "sampling",
         }
     }
@@ -129,13 +132,40 @@ fn traced_fuse_requests(ebpf: &mut Ebpf) -> Attached {
     attached(Target::FuseRequests, Family::Fuse, Engine::Tracepoint, "fuse_request_send", result)
 }
 
+/// The bundled union's daemon: its copy-ups, and when it takes requests, at the
+/// symbols that its program exports. That program is this one.
+pub(super) fn bundled(ebpf: &mut Ebpf) -> Vec<Attached> {
+    let copy_up = "unionbench_copy_up_end";
+    let copy_ups = both_of(
+        ebpf,
+        |ebpf| uprobe(ebpf, "bundled_copy_up_end", copy_up),
+        |ebpf| uprobe(ebpf, "bundled_copy_up_begin", "unionbench_copy_up_begin"),
+    );
+    let request = "unionbench_request_begin";
+    let requests = uprobe(ebpf, "bundled_request", request);
+    let target = Target::Operation(Operation::CopyUp);
+    vec![
+        attached(target, Family::Bundled, Engine::Uprobe, copy_up, copy_ups),
+        attached(Target::FuseParts, Family::Bundled, Engine::Uprobe, request, requests),
+    ]
+}
+
+pub(super) fn uprobe(
+    ebpf: &mut Ebpf,
+    name: &str,
+    symbol: &'static str,
+) -> Result<Vec<Link>, Refusal> {
+    let program: &mut UProbe = program(ebpf, name)?;
+    program.load().map_err(|error| Refusal::of(&error))?;
+    Ok(vec![Link::attach(ebpf, name.to_owned(), Place::Own(symbol))?])
+}
+
 /// The functions of a file system, each by the best engine.
 pub(super) fn functions(ebpf: &mut Ebpf, family: Family) -> Vec<Attached> {
     let (btf, table) = (kernel_types(), Kallsyms::current());
     let timed = roles_of(family).map(|role| function(ebpf, role, btf, &table));
     let mut probes: Vec<_> = timed.collect();
-    let wanted =
-        |counted: &&CountedFunction| counted.family == family || counted.family == Family::None;
+    let wanted = |counted: &&CountedFunction| family.takes(counted.family);
     for counted in COUNTED.iter().filter(wanted) {
         let CountedFunction { counter, family, candidates, programs } = *counted;
         let choice = Choice { target: Target::Counter(counter), family, candidates, programs };

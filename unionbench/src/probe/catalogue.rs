@@ -15,6 +15,8 @@ pub enum Family {
     Aufs,
     /// Any union served by a FUSE daemon.
     Fuse,
+    /// The same, served by the bundled daemon, which is watched too.
+    Bundled,
 }
 
 impl Family {
@@ -23,7 +25,8 @@ impl Family {
         match kind {
             "overlayfs" => Self::Overlayfs,
             "aufs" => Self::Aufs,
-            "bundled" | "fuse-overlayfs" | "unionfs-fuse" | "mergerfs" => Self::Fuse,
+            "bundled" => Self::Bundled,
+            "fuse-overlayfs" | "unionfs-fuse" | "mergerfs" => Self::Fuse,
             _ => Self::None,
         }
     }
@@ -35,7 +38,18 @@ impl Family {
             Self::Overlayfs => "overlayfs",
             Self::Aufs => "aufs",
             Self::Fuse => "fuse",
+            Self::Bundled => "bundled",
         }
+    }
+
+    /// Whether a daemon serves the union.
+    pub fn is_fuse(self) -> bool {
+        matches!(self, Self::Fuse | Self::Bundled)
+    }
+
+    /// Whether the probes of `part` belong to a session for this family.
+    pub(super) fn takes(self, part: Self) -> bool {
+        part == self || part == Self::None || (part == Self::Fuse && self.is_fuse())
     }
 
     /// Whether the function watched for an operation runs whenever the operation
@@ -50,7 +64,7 @@ impl Family {
             Self::None => &[],
             Self::Overlayfs => &["ovl_"],
             Self::Aufs => &["aufs_", "au_", "vfsub_"],
-            Self::Fuse => &["fuse_"],
+            Self::Fuse | Self::Bundled => &["fuse_"],
         };
         prefixes.iter().any(|prefix| function.starts_with(prefix))
     }
@@ -201,7 +215,7 @@ pub(super) const FUSE_REQUEST: Role =
 
 /// The roles that a session for this family tries: its own, and the VFS's.
 pub(super) fn roles_of(family: Family) -> impl Iterator<Item = &'static Role> {
-    ROLES.iter().filter(move |role| role.family == family || role.family == Family::None)
+    ROLES.iter().filter(move |role| family.takes(role.family))
 }
 
 #[cfg(test)]
@@ -225,7 +239,7 @@ mod tests {
             Family::None,
             Family::Overlayfs,
             Family::Aufs,
-            Family::Fuse,
+            Family::Bundled,
             Family::Fuse,
             Family::Fuse,
             Family::Fuse,

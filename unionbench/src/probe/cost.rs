@@ -115,7 +115,9 @@ fn pair(ebpf: &mut Ebpf, engine: Engine, programs: &str) -> Result<Vec<Link>, Re
         Engine::Tracepoint => {
             both_of(ebpf, |ebpf| raw(ebpf, "sys_exit"), |ebpf| raw(ebpf, "sys_enter"))
         }
-        Engine::Sampling => Err(Refusal::because("sampling has no pairs")),
+        Engine::Uprobe | Engine::Sampling => {
+            Err(Refusal::because("only probes of the kernel have pairs"))
+        }
     }
 }
 

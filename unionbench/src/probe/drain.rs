@@ -4,12 +4,14 @@ use aya::Ebpf;
 use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf};
 use aya::util::nr_cpus;
 use unionbench_common::op::{
-    COUNTERS, FUSE_BASE, FUSE_OPCODES, LAYER_TURNS, SYSCALL_BASE, SYSCALL_NUMBERS,
+    COUNTERS, FUSE_BASE, FUSE_OPCODES, FUSE_QUEUE_BASE, FUSE_SERVICE_BASE, LAYER_TURNS,
+    SYSCALL_BASE, SYSCALL_NUMBERS,
 };
 use unionbench_common::{CopyUpEvent, Counter, Histogram, LayerTurn, Operation, hist};
 
 use super::ProbeError;
 use super::attach::{Attached, Target};
+use super::engine::Engine;
 use super::syscalls;
 use crate::record::{self, KernelHistogram, LayerVisits, Losses, Sampling};
 
@@ -71,6 +73,7 @@ pub(super) fn take(ebpf: &mut Ebpf, probes: &[Attached]) -> Result<Observations,
         match probe.target {
             Target::Syscalls => take_syscalls(ebpf, probe, &mut seen)?,
             Target::FuseRequests => take_fuse(ebpf, probe, &mut seen)?,
+            Target::FuseParts => take_fuse_parts(ebpf, probe, &mut seen)?,
             // An operation that has several probes has one histogram.
             Target::Operation(operation) if seen.histogram(operation.name()).is_none() => {
                 take_operation(ebpf, operation, &joined(probes, probe), &mut seen)?;
@@ -214,7 +217,12 @@ fn take_counters(
                     }
                     Counter::BytesCloned => is_phase(probe, Operation::CopyUpClone),
                     Counter::BytesSpliced => is_phase(probe, Operation::CopyUpSplice),
-                    Counter::BytesCopied => is_phase(probe, Operation::CopyUpCopy),
+                    // The bundled daemon tells the bytes of a copy-up itself.
+                    Counter::BytesCopied => {
+                        is_phase(probe, Operation::CopyUpCopy)
+                            || (is_phase(probe, Operation::CopyUp)
+                                && probe.engine == Engine::Uprobe)
+                    }
                     Counter::BytesWritten => is_phase(probe, Operation::CopyUpWrite),
                     other => probe.target == Target::Counter(other),
                 }
@@ -261,6 +269,25 @@ fn take_fuse(ebpf: &mut Ebpf, probe: &Attached, seen: &mut Observations) -> Resu
             sent => {
                 let name = format!("fuse.{}", fuse_name(opcode));
                 seen.counters.push(counter(&name, probe, sent));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The parts of requests, of the opcodes that were sent.
+fn take_fuse_parts(
+    ebpf: &mut Ebpf,
+    probe: &Attached,
+    seen: &mut Observations,
+) -> Result<(), ProbeError> {
+    for opcode in 0..FUSE_OPCODES {
+        for (part, base) in [("queue", FUSE_QUEUE_BASE), ("service", FUSE_SERVICE_BASE)] {
+            let name = format!("fuse_{part}:{}", fuse_name(opcode));
+            let before = seen.kernel.len();
+            take_histogram(ebpf, base + opcode, name, probe, seen)?;
+            if seen.kernel.last().is_some_and(|histogram| histogram.count == 0) {
+                seen.kernel.truncate(before);
             }
         }
     }

@@ -20,12 +20,15 @@ pub enum Engine {
     Kprobe,
     /// Static tracepoints, raw or by name.
     Tracepoint,
+    /// Breakpoints in a program's own functions: the bundled union's daemon.
+    Uprobe,
     /// Kernel stacks at fixed intervals.
     Sampling,
 }
 
 impl Engine {
-    pub const ALL: [Self; 4] = [Self::Fentry, Self::Kprobe, Self::Tracepoint, Self::Sampling];
+    pub const ALL: [Self; 5] =
+        [Self::Fentry, Self::Kprobe, Self::Tracepoint, Self::Uprobe, Self::Sampling];
 
     /// The name in records and tables.
     pub fn name(self) -> &'static str {
@@ -33,6 +36,7 @@ impl Engine {
             Self::Fentry => "fentry",
             Self::Kprobe => "kprobe",
             Self::Tracepoint => "tracepoint",
+            Self::Uprobe => "uprobe",
             Self::Sampling => "sampling",
         }
     }
@@ -64,6 +68,9 @@ impl Engine {
                 program.load().map_err(|error| Refusal::of(&error))?;
                 program.attach("sys_enter").map_err(|error| Refusal::of(&error))?;
             }
+            Self::Uprobe => {
+                attach::uprobe(&mut ebpf, "bundled_request", "unionbench_request_begin")?;
+            }
             Self::Sampling => {
                 attach::sampling(&mut ebpf, sampling::DEFAULT_HERTZ)?;
             }
@@ -85,6 +92,9 @@ impl Engine {
                 "boot a kernel with CONFIG_DEBUG_INFO_BTF and ftrace, or rely on kprobe"
             }
             (_, Some(libc::EPERM | libc::EACCES)) => "run as root, or with CAP_BPF and CAP_PERFMON",
+            (Self::Uprobe, _) => {
+                "boot a kernel with CONFIG_UPROBE_EVENTS, and keep the program's symbols"
+            }
             _ => "boot a kernel built with CONFIG_BPF_EVENTS",
         };
         Availability::Unavailable {

@@ -12,11 +12,15 @@ use aya::programs::perf_event::{
 };
 use aya::programs::raw_trace_point::RawTracePointLinkId;
 use aya::programs::trace_point::TracePointLinkId;
-use aya::programs::{FEntry, FExit, KProbe, PerfEvent, RawTracePoint, TracePoint};
+use aya::programs::uprobe::{UProbeLinkId, UProbeScope};
+use aya::programs::{FEntry, FExit, KProbe, PerfEvent, RawTracePoint, TracePoint, UProbe};
 
 use super::attach::program;
 use super::engine::Refusal;
 use super::sampling::period_ns;
+
+/// The file this process runs.
+const OWN_FILE: &str = "/proc/self/exe";
 
 /// Where a program is attached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +30,8 @@ pub(super) enum Place {
     Exit,
     Kprobe(String),
     Raw(String),
+    /// A symbol of this program's own file, in every process that runs it.
+    Own(&'static str),
     /// The tracepoint of the program's own name in this category.
     Named(&'static str),
     /// The software clock of a processor.
@@ -49,6 +55,7 @@ enum Id {
     Exit(FExitLinkId),
     Kprobe(KProbeLinkId),
     Raw(RawTracePointLinkId),
+    Own(UProbeLinkId),
     Named(TracePointLinkId),
     Clock(PerfEventLinkId),
 }
@@ -76,6 +83,9 @@ impl Link {
             Place::Raw(name) => {
                 program::<RawTracePoint>(ebpf, &self.program)?.attach(name).map(Id::Raw)
             }
+            Place::Own(symbol) => program::<UProbe>(ebpf, &self.program)?
+                .attach(*symbol, OWN_FILE, UProbeScope::AllProcesses)
+                .map(Id::Own),
             Place::Named(category) => program::<TracePoint>(ebpf, &self.program)?
                 .attach(category, &self.program)
                 .map(Id::Named),
@@ -101,6 +111,7 @@ impl Link {
             Id::Exit(id) => program::<FExit>(ebpf, name)?.detach(id),
             Id::Kprobe(id) => program::<KProbe>(ebpf, name)?.detach(id),
             Id::Raw(id) => program::<RawTracePoint>(ebpf, name)?.detach(id),
+            Id::Own(id) => program::<UProbe>(ebpf, name)?.detach(id),
             Id::Named(id) => program::<TracePoint>(ebpf, name)?.detach(id),
             Id::Clock(id) => program::<PerfEvent>(ebpf, name)?.detach(id),
         };

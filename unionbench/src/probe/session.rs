@@ -71,8 +71,11 @@ impl Session {
             probes.extend(attach::functions(&mut ebpf, request.family));
         }
         probes.extend(attach::evidence(&mut ebpf));
-        if request.family == Family::Fuse {
+        if request.family.is_fuse() {
             probes.push(attach::fuse_requests(&mut ebpf, request.functions));
+        }
+        if request.family == Family::Bundled {
+            probes.extend(attach::bundled(&mut ebpf));
         }
         if let Some(hertz) = request.sampling_hertz {
             let result = attach::sampling(&mut ebpf, hertz);

@@ -38,6 +38,8 @@ pub struct Row<'a> {
     pub probes_cost: Option<Estimate>,
     /// System calls as the kernel timed them.
     pub syscalls: Vec<KernelSide>,
+    /// Lookups and copy-ups inside the union, each by one definition for all.
+    pub unions: Vec<KernelSide>,
     /// Copy-ups that the kernel made, and operations in the same rounds.
     pub copy_ups: Option<(u64, u64)>,
     pub losses: Losses,
@@ -49,6 +51,8 @@ pub struct KernelSide {
     /// Without `syscall:`.
     pub operation: String,
     pub engine: String,
+    /// The functions or tracepoint it was seen at.
+    pub symbol: String,
     pub count: u64,
     /// Middle of the bucket that holds the median.
     pub median: f64,
@@ -172,37 +176,45 @@ fn row<'a>(
             .filter(|rounds| rounds.without_probes.is_empty() == own.without_probes.is_empty())
             .and_then(|rounds| bootstrap::ratio_of_medians(own.main(), rounds.main(), settings)),
         probes_cost: bootstrap::ratio_of_medians(&own.with_probes, &own.without_probes, settings),
-        syscalls: syscalls(cell),
+        syscalls: sides(cell, |name| name.strip_prefix("syscall:")),
+        unions: sides(cell, |name| UNION_OPERATIONS.contains(&name).then_some(name)),
         copy_ups: copy_ups(cell),
         losses: losses(cell),
     })
 }
 
-/// Buckets of one system call, gathered over rounds.
+/// What every union does, whoever serves it.
+const UNION_OPERATIONS: [&str; 2] = ["lookup", "copy_up"];
+
+/// Buckets of one operation, gathered over rounds.
 struct Gathered<'a> {
     operation: &'a str,
     engine: &'a str,
+    symbol: &'a str,
     buckets: Vec<(u64, u64, u64)>,
 }
 
-fn syscalls(cell: &Cell) -> Vec<KernelSide> {
+/// The operations that `wanted` gives a name.
+fn sides<'a>(cell: &'a Cell, wanted: impl Fn(&'a str) -> Option<&'a str>) -> Vec<KernelSide> {
     let mut sides: Vec<Gathered<'_>> = Vec::new();
     for histogram in cell.rounds.iter().flat_map(|r| &r.kernel) {
-        let Some(operation) = histogram.operation.strip_prefix("syscall:") else { continue };
-        let engine = histogram.engine.as_str();
+        let Some(operation) = wanted(&histogram.operation) else { continue };
+        let (engine, symbol) = (histogram.engine.as_str(), histogram.symbol.as_str());
         match sides.iter_mut().find(|s| s.operation == operation && s.engine == engine) {
             Some(side) => side.buckets.extend(&histogram.buckets),
             None => {
-                sides.push(Gathered { operation, engine, buckets: histogram.buckets.clone() });
+                let buckets = histogram.buckets.clone();
+                sides.push(Gathered { operation, engine, symbol, buckets });
             }
         }
     }
     sides
         .into_iter()
-        .filter_map(|Gathered { operation, engine, buckets }| {
+        .filter_map(|Gathered { operation, engine, symbol, buckets }| {
             let count = buckets.iter().map(|b| b.2).sum();
             let median = median_of_buckets(buckets)?;
-            Some(KernelSide { operation: operation.into(), engine: engine.into(), count, median })
+            let (operation, engine, symbol) = (operation.into(), engine.into(), symbol.into());
+            Some(KernelSide { operation, engine, symbol, count, median })
         })
         .collect()
 }

@@ -5,7 +5,7 @@ use comfy_table::{CellAlignment, ContentArrangement, LineStyle};
 
 use super::figure::{grouped, latency};
 use super::table::{Table, tables};
-use super::{Analysis, figure, kernels, sentences};
+use super::{Analysis, figure, kernels, sentences, unions};
 use crate::unit::Nanos;
 
 /// How the terminal wants it.
@@ -20,7 +20,11 @@ pub struct Appearance {
 /// The whole report as text that ends with a line feed.
 pub fn human(analysis: &Analysis<'_>, appearance: Appearance) -> String {
     let mut text = header(analysis, appearance);
-    for table in tables(analysis).into_iter().chain(kernels::tables(analysis)) {
+    for table in tables(analysis)
+        .into_iter()
+        .chain(unions::tables(analysis))
+        .chain(kernels::tables(analysis))
+    {
         text += &format!("\n{}\n", bold(&table.heading, appearance));
         text += &drawn(&table, appearance);
         text.push('\n');

@@ -1,7 +1,7 @@
 //! The report as Markdown.
 
 use super::table::{Table, tables};
-use super::{Analysis, figure, kernels, sentences};
+use super::{Analysis, figure, kernels, sentences, unions};
 
 /// The whole report as Markdown that ends with a line feed.
 pub fn md(analysis: &Analysis<'_>) -> String {
@@ -15,7 +15,11 @@ pub fn md(analysis: &Analysis<'_>) -> String {
         record.host.n_cpus,
         record.seed
     );
-    for table in tables(analysis).into_iter().chain(kernels::tables(analysis)) {
+    for table in tables(analysis)
+        .into_iter()
+        .chain(unions::tables(analysis))
+        .chain(kernels::tables(analysis))
+    {
         text += &format!("\n## {}\n\n{}", escaped(&table.heading), drawn(&table));
     }
     let lists = [

@@ -16,6 +16,7 @@ mod selftest;
 mod sentences;
 mod table;
 mod trackers;
+mod unions;
 mod words;
 
 use std::path::{Path, PathBuf};

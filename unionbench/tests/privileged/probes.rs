@@ -157,3 +157,36 @@ fn every_probe_says_what_became_of_it() {
         assert!(found.attached == found.reason.is_empty(), "{found:?}");
     }
 }
+
+#[test]
+fn copy_ups_of_the_bundled_union_are_seen_where_it_tells_of_them() {
+    use unionbench_fuse::{
+        unionbench_copy_up_begin, unionbench_copy_up_end, unionbench_request_begin,
+    };
+    let request = Request { family: Family::Bundled, ..PLAIN };
+    let Some(mut session) = open("copy_ups_of_the_bundled_union", &request) else { return };
+    if let Availability::Unavailable { reason, .. } = Engine::Uprobe.probe() {
+        skipped("copy_ups_of_the_bundled_union", reason);
+        return;
+    }
+    session.begin(Watch::Threads(&[thread_id()])).expect("maps can be written");
+    // The daemon's threads are not the workload's.
+    let daemon = thread::spawn(|| {
+        unionbench_request_begin(1);
+        for (bytes, error) in [(100, 0), (200, 0), (0, libc::ENOSPC)] {
+            unionbench_copy_up_begin(7);
+            unionbench_copy_up_end(7, bytes, error);
+        }
+        // An end without a beginning was begun before the phase.
+        unionbench_copy_up_end(7, 1 << 40, 0);
+    });
+    daemon.join().expect("the thread ends well");
+    let seen = session.end().expect("maps can be read");
+    let copy_ups = seen.histogram("copy_up").expect("it is timed");
+    assert_eq!((copy_ups.count, copy_ups.engine.as_str()), (3, "uprobe"));
+    assert_eq!(seen.counter("copy_ups"), Some(3));
+    assert_eq!(seen.counter("bytes_copied"), Some(300));
+    let told: Vec<_> = seen.copy_ups.iter().map(|event| (event.size, event.returned)).collect();
+    assert_eq!(told, [(100, 0), (200, 0), (0, -libc::ENOSPC)]);
+    assert!(seen.losses.is_zero(), "{:?}", seen.losses);
+}
