@@ -12,6 +12,9 @@ use crate::lookup::may_be_metacopy;
 use crate::node::{Below, Node, Place};
 use crate::union::Union;
 
+const SET_UID: u32 = 0o4000;
+const SET_GID: u32 = 0o2000;
+
 impl Union {
     /// Opens the node's data for a client's `flags`; also returned is the
     /// access mode with which it can be opened again.
@@ -91,10 +94,16 @@ impl Union {
         Ok(())
     }
 
+    /// True if the file has a bit that a write by an ordinary user takes away.
+    pub(crate) fn has_set_id(&self, node: &Arc<Node>) -> Result<bool, Errno> {
+        let _tree = self.shared();
+        let spot = self.spot(node)?;
+        let mode = spot.at(self)?.stat()?.st_mode;
+        Ok(mode & (SET_UID | SET_GID) != 0)
+    }
+
     /// Takes away the bits that a write by an ordinary user must not leave.
     pub(crate) fn drop_privileges(&self, node: &Arc<Node>) -> Result<(), Errno> {
-        const SET_UID: u32 = 0o4000;
-        const SET_GID: u32 = 0o2000;
         const GROUP_MAY_RUN: u32 = 0o010;
         let _tree = self.shared();
         let spot = self.spot(node)?;

@@ -73,7 +73,15 @@ impl Filesystem for Fs {
         let _turn = self.turns.take(req);
         let change =
             Change { mode, uid, gid, size, atime: atime.map(timespec), mtime: mtime.map(timespec) };
-        match self.union.node(ino.0).and_then(|n| self.union.change(&n, &change)) {
+        let changed = self.union.node(ino.0).and_then(|n| {
+            let stat = self.union.change(&n, &change)?;
+            if size.is_some() && self.drop_privileges(req, &n)? {
+                let _tree = self.union.shared();
+                return self.union.stat(&n);
+            }
+            Ok(stat)
+        });
+        match changed {
             Ok(stat) => reply.attr(&FOREVER, &attr(&stat)),
             Err(e) => reply.error(code(e)),
         }
@@ -192,8 +200,11 @@ impl Filesystem for Fs {
         }
         let opened = self.union.node(ino.0).and_then(|n| {
             let flags = OFlags::from_bits_retain(flags.0 as u32);
-            let (flags, fd) = self.union.open_file(&n, flags)?;
-            Ok(Handle::new(n, flags, fd))
+            let (access, fd) = self.union.open_file(&n, flags)?;
+            if flags.contains(OFlags::TRUNC) {
+                self.drop_privileges(req, &n)?;
+            }
+            Ok(Handle::new(n, access, fd))
         });
         let mut handle = match opened {
             Ok(handle) => handle,
@@ -490,8 +501,10 @@ impl Filesystem for Fs {
         let _turn = self.turns.take(req);
         let flags = FallocateFlags::from_bits_retain(mode as u32);
         reply_empty(
-            self.fd(ino, fh, true)
-                .and_then(|fd| rustix::fs::fallocate(&*fd, flags, offset, length)),
+            self.fd(ino, fh, true).and_then(|fd| {
+                self.drop_privileges(req, &self.union.node(ino.0)?)?;
+                rustix::fs::fallocate(&*fd, flags, offset, length)
+            }),
             reply,
         );
     }
@@ -533,6 +546,7 @@ impl Filesystem for Fs {
         let _turn = self.turns.take(req);
         let copy = || {
             let (from, to) = (self.fd(ino_in, fh_in, false)?, self.fd(ino_out, fh_out, true)?);
+            self.drop_privileges(req, &self.union.node(ino_out.0)?)?;
             let (mut source, mut target) = (offset_in, offset_out);
             // The reply counts in 32 bits.
             let len = len.min(1 << 30) as usize;

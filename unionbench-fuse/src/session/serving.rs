@@ -169,8 +169,26 @@ impl Fs {
         self.passthrough = self.passthrough
             && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
             && config.set_max_stack_depth(1).is_ok();
+        if !self.passthrough {
+            // The union then takes set-id bits and capabilities away from what
+            // is written to, and the kernel does not ask for them before each
+            // write. What passes the union by would keep them.
+            let _ = config.add_capabilities(InitFlags::FUSE_HANDLE_KILLPRIV_V2);
+        }
         let _ = config.set_max_write(1 << 20);
         let _ = config.set_max_background(64);
+    }
+
+    /// Takes the set-id bits of a file of the upper layer that a change of its
+    /// data by this caller must not leave, for requests that do not say so: a
+    /// truncating open never does. True if it had some. A layer's file loses its
+    /// capabilities by the change itself.
+    pub(super) fn drop_privileges(&self, req: &Request, node: &Arc<Node>) -> Result<bool, Errno> {
+        if !self.union.has_set_id(node)? || may_keep_bits(req) {
+            return Ok(false);
+        }
+        self.union.drop_privileges(node)?;
+        Ok(true)
     }
 
     /// Adds a name with its attributes; true if the reply is full. Each name
@@ -218,6 +236,18 @@ impl Fs {
 /// A number for a listed name whose object cannot be reached.
 pub(super) fn unknown(item: &Listed) -> u64 {
     u64::MAX - item.next
+}
+
+/// True if the caller has `CAP_FSETID`.
+fn may_keep_bits(req: &Request) -> bool {
+    const FSETID: u32 = 4;
+    let status = std::fs::read_to_string(format!("/proc/{}/status", req.pid()));
+    let effective = status.ok().and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+        u64::from_str_radix(line.trim(), 16).ok()
+    });
+    // A caller that cannot be seen from here keeps nothing.
+    effective.is_some_and(|set| set >> FSETID & 1 == 1)
 }
 
 /// Who asks for a new object.

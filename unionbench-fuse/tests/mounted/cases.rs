@@ -35,6 +35,7 @@ pub const ALL: &[Case] = &[
     ("odd_names_work", odd_names),
     ("attributes_pass_and_marks_are_hidden", attributes),
     ("set_gid_directory_gives_its_group", set_gid),
+    ("a_strangers_write_takes_set_id_bits_away", set_id_bits),
     ("read_only_union_refuses_writes", read_only),
     ("many_threads_in_one_directory", many_threads),
 ];
@@ -461,6 +462,39 @@ fn set_gid() {
             assert_eq!((f.gid(), f.uid()), (7, 0));
         },
     );
+}
+
+/// Whoever may write a file, but not keep its bits, takes them away by each way
+/// of changing it; root keeps them, as on a bare directory.
+fn set_id_bits() {
+    const WAYS: [&str; 4] =
+        ["printf x >> $0", ": > $0", "truncate -s 3 $0", "fallocate -l 9000 $0"];
+    let fill = |w: &World| {
+        for i in 0..WAYS.len() {
+            for who in ["root", "nobody"] {
+                w.put(&format!("l0/{who}{i}"), "content");
+                let mode = fs::Permissions::from_mode(0o6777);
+                fs::set_permissions(w.path(&format!("l0/{who}{i}")), mode).unwrap();
+            }
+        }
+        fs::set_permissions(w.path(""), fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    check(1, fill, |w| {
+        for (i, way) in WAYS.iter().enumerate() {
+            for (who, id, left) in [("root", 0, 0o6777), ("nobody", 65534, 0o777)] {
+                let path = w.m(&format!("{who}{i}"));
+                let done = std::process::Command::new("setpriv")
+                    .args([format!("--reuid={id}"), format!("--regid={id}")])
+                    .args(["--clear-groups", "sh", "-c", way])
+                    .arg(&path)
+                    .status()
+                    .unwrap();
+                assert!(done.success(), "{who}: {way}");
+                let mode = fs::metadata(&path).unwrap().mode() & 0o7777;
+                assert_eq!(mode, left, "{who}: {way}: {mode:o}");
+            }
+        }
+    });
 }
 
 fn read_only() {

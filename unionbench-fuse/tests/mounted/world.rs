@@ -34,6 +34,7 @@ impl World {
             lower: (0..lowers).map(|i| dir.path().join(format!("l{i}"))).collect(),
             upper: Some(dir.path().join("u")),
             work: Some(dir.path().join("w")),
+            allow_other: true,
             ..MountOptions::default()
         };
         Self { dir, lowers, options, mounted: None }
