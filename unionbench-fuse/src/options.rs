@@ -17,6 +17,9 @@ pub enum DataMode {
     NoOpen,
 }
 
+/// More threads than this would only wait for one another.
+const MOST_THREADS: usize = 256;
+
 /// The layers and modes of one mount.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MountOptions {
@@ -73,7 +76,9 @@ pub enum OptionsError {
     #[error("cannot use {0:?} without a lower layer before ::, as in lowerdir=a::b")]
     DataAlone(String),
     /// A writable branch under a read-only one would hide what is written.
-    #[error("cannot write to branch {0:?} below a read-only one: put it first")]
+    #[error(
+        "cannot write to branch {0:?} below a read-only one, whose files would hide what is written: put it first"
+    )]
     WritableBelow(PathBuf),
     /// A branch mode nobody knows.
     #[error("cannot read branch mode {0:?}: use rw, ro or rr")]
@@ -115,7 +120,7 @@ impl MountOptions {
             "upperdir" => self.upper = Some(unescape(value)),
             "workdir" => self.work = Some(unescape(value)),
             "dirs" => self.branches(value)?,
-            "metacopy" => self.metacopy = value != "off",
+            "metacopy" => self.metacopy = on_or_off("metacopy", value)?,
             "ro" => self.read_only = true,
             "userxattr" => self.userxattr = true,
             "allow_other" => self.allow_other = true,
@@ -123,10 +128,11 @@ impl MountOptions {
             "data" => self.data = data_mode(value)?,
             "near" => self.spread = !on_or_off("near", value)?,
             "threads" => {
-                self.threads = value.parse().map_err(|_| OptionsError::Value {
+                let wanted = value.parse().ok().filter(|n| *n <= MOST_THREADS);
+                self.threads = wanted.ok_or_else(|| OptionsError::Value {
                     option: "threads",
                     value: value.to_owned(),
-                    allowed: "a whole number",
+                    allowed: "a whole number up to 256",
                 })?;
             }
             _ if item.starts_with("br:") => self.branches(&item[3..])?,
@@ -321,6 +327,10 @@ mod tests {
         assert_eq!(refused("lowerdir=a::"), OptionsError::DataAlone("a::".into()));
         assert_eq!(refused("lowerdir=a:::b"), OptionsError::DataAlone("a:::b".into()));
         assert_eq!(refused("dirs=a=ro:b=rw"), OptionsError::WritableBelow("b".into()));
+        for value in ["metacopy=maybe", "near=", "threads=257", "threads=-1", "data=fast"] {
+            let error = refused(&format!("lowerdir=a,{value}"));
+            assert!(matches!(error, OptionsError::Value { .. }), "{value}: {error}");
+        }
         assert_eq!(refused("lowerdir=a,colour=red"), OptionsError::Unknown("colour=red".into()));
     }
 }

@@ -82,7 +82,13 @@ pub fn serve(options: &MountOptions, path: &Path, ready: impl FnOnce()) -> Resul
     ready();
     loop {
         match told.recv() {
-            Ok(Event::Ended(result)) => return without_abort(result).map_err(failed),
+            Ok(Event::Ended(result)) => {
+                return without_abort(result).map_err(|source| {
+                    // A mount that nobody serves must not stay behind.
+                    let _ = unmount(&full);
+                    failed(source)
+                });
+            }
             Ok(Event::Signal) if unmount(&full).map_err(failed)? => {}
             // Still in use, or nobody is left to tell more.
             _ => return Ok(()),
