@@ -6,6 +6,13 @@
 //! of the path, put together in a scratch of this processor and handed to the
 //! ring buffer in one piece, as short as it is. A thread has an entry in `TASKS`
 //! only while one of its calls runs.
+//!
+//! What the verifier of Linux 6.1 asks for here: an event is larger than the 512
+//! bytes of stack, hence the scratch, and so is an idle entry, hence the static
+//! that it is copied from. A bound that the compiler has proved is written again
+//! by `masked`, behind which there is room for one more name, so that no check
+//! is needed after the read. A search keeps an index that is out of range for
+//! "none": copying an `Option` copies a register that was never written.
 
 mod arguments;
 mod aufs;

@@ -56,6 +56,9 @@ enum What {
     TraceFiltered,
     TraceFilteredOut,
     TraceBurst,
+    /// What tracing costs a lookup and a copy-up, in /out/trace-cost
+    TraceCost,
+    TraceCostPart,
     /// Copy-ups on aufs under `unionbench trace`
     TraceAufs,
     TraceAufsPart,
@@ -82,6 +85,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         What::FillMemory => fill_memory(),
         What::Trace => trace_selftest::run()?,
         What::TraceAufs => trace_selftest::run_aufs()?,
+        What::TraceCost => trace_selftest::cost()?,
+        What::TraceCostPart => println!("{}", trace_selftest::cost_part(args.depth)?),
         What::TraceContainer
         | What::TraceService
         | What::TraceNested

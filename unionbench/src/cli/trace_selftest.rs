@@ -10,12 +10,14 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
 use anyhow::{Context as _, ensure};
 use rustix::fs::{AtFlags, CWD, XattrFlags};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use crate::lab::OUT_DIR;
+use crate::trace::{Kind, Request, Tracer};
 
 /// The container that one half of the workload pretends to be.
 pub const CONTAINER: &str = "8f1c0e2b7d9a4c6e5f3b2a1908d7c6e5f4a3b2c1d0e9f8a7b6c5d4e3f2a1b0c9";
@@ -80,6 +82,63 @@ fn aufs_part(m: &Path) -> anyhow::Result<()> {
     fs::read_dir(m.join("dir"))?.for_each(drop);
     ensure!(!m.join("absent").exists(), "a name that is nowhere was found");
     Ok(())
+}
+
+/// How many calls of each kind the cost of tracing is told from.
+const N_COST: usize = 500;
+
+/// What tracing costs a call, in instructions where the guest counts them:
+/// untraced, traced, and traced but left out by a filter. Nobody reads the
+/// events meanwhile, so that it is the kernel side's cost alone.
+pub fn cost() -> anyhow::Result<()> {
+    let lower = Path::new(BASE).join("l-cost");
+    fs::create_dir_all(&lower)?;
+    for i in 0..3 * N_COST {
+        fs::write(lower.join(format!("f{i}")), "x")?;
+    }
+    overlay("c", &lower.display().to_string(), "xino=off")?;
+    let kinds = vec![Kind::Copyup, Kind::Lookup];
+    let request = |pid| Request { kinds: kinds.clone(), pid, ..Request::default() };
+    let mut text = measured("untraced", 0)?;
+    let tracer = Tracer::open(&request(None))?;
+    text.push_str(&measured("traced", 1)?);
+    drop(tracer);
+    // The guest's first process does none of it.
+    let tracer = Tracer::open(&request(Some(1)))?;
+    text.push_str(&measured("left out", 2)?);
+    drop(tracer);
+    fs::write(out("trace-cost"), text)?;
+    unmount(merged("c"), UnmountFlags::empty())?;
+    Ok(())
+}
+
+/// A process of its own does it, since a tracer leaves itself out.
+fn measured(name: &str, turn: usize) -> anyhow::Result<String> {
+    let output = Command::new(std::env::current_exe()?)
+        .args(["lab-selftest", "trace-cost-part", "--depth", &turn.to_string()])
+        .stderr(Stdio::inherit())
+        .output()?;
+    ensure!(output.status.success(), "the measured part failed");
+    Ok(format!("{name}: {}", String::from_utf8_lossy(&output.stdout)))
+}
+
+/// The medians of `turn`'s lookups and copy-ups.
+pub fn cost_part(turn: usize) -> anyhow::Result<String> {
+    let names: Vec<PathBuf> =
+        (turn * N_COST..(turn + 1) * N_COST).map(|i| merged("c").join(format!("f{i}"))).collect();
+    let median = |call: &dyn Fn(&Path) -> anyhow::Result<()>| -> anyhow::Result<u128> {
+        let mut times = Vec::with_capacity(N_COST);
+        for name in &names {
+            let start = Instant::now();
+            call(name)?;
+            times.push(start.elapsed().as_nanos());
+        }
+        times.sort_unstable();
+        Ok(times[N_COST / 2])
+    };
+    let lookup = median(&|name| Ok(rustix::fs::lstat(name).map(drop)?))?;
+    let copy_up = median(&|name| Ok(rustix::fs::chmod(name, 0o640.into())?))?;
+    Ok(format!("lookup {lookup} copy_up {copy_up}"))
 }
 
 /// One part of the workload, in the process that this is called in.
