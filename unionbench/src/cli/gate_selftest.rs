@@ -309,7 +309,7 @@ impl Bench<'_> {
             results: Path::new(""),
             quiet: true,
         };
-        run_lab::equip(&mut guest, &order);
+        run_lab::equip(&mut guest, &order)?;
         guest.idle += perturbed.idle;
         if perturbed.environment > 0 {
             guest.env.push(("PADDING".into(), "x".repeat(perturbed.environment)));

@@ -22,6 +22,7 @@ mod image;
 mod image_study;
 mod keep;
 pub mod lab;
+mod lab_image;
 pub mod lab_selftest;
 mod list;
 mod mount;

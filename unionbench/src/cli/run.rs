@@ -105,10 +105,6 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if args.keep {
         can_be_kept(&plan)?;
     }
-    if args.lab && plan.stacks.iter().any(|stack| stack.image.is_some()) {
-        let message = "cannot take an image into the lab: the guest has no files of this machine";
-        return Err(Failure::Usage(message.to_owned()).into());
-    }
     if args.lab {
         return run_in_lab(args, &plan, &text);
     }
@@ -118,10 +114,16 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let (record, folder) = measure(args, &plan, text, writer)?;
     report::write_all(&record, &folder)?;
     print_result(args, &record, &folder)?;
-    if args.scenario.is_none() && args.format == Format::Human {
-        println!("\n{}", image_study::findings(&Analysis::of(&record)?).trim_end());
-    }
+    print_findings(args, &record)?;
     verdict(&record)
+}
+
+/// What the study of an image says in words.
+fn print_findings(args: &Args, record: &Record) -> anyhow::Result<()> {
+    if args.scenario.is_none() && args.format == Format::Human {
+        println!("\n{}", image_study::findings(&Analysis::of(record)?).trim_end());
+    }
+    Ok(())
 }
 
 /// A tmpfs goes with the run's mount namespace, whatever becomes of its folder.
@@ -172,6 +174,7 @@ fn run_in_lab(
     };
     let (record, folder) = run_lab::run(&args.guest, args.mode, &order)?;
     print_result(args, &record, &folder)?;
+    print_findings(args, &record)?;
     verdict(&record)
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 
 use super::lab::GuestArgs;
+use super::lab_image;
 use crate::lab::{Guest, GuestFile, GuestOutcome, LabError, Mode};
 use crate::plan::{BackingKind, Plan};
 use crate::record::{Record, ScenarioText, placed_id};
@@ -32,7 +33,7 @@ pub fn run(guests: &GuestArgs, mode: Mode, order: &Order<'_>) -> anyhow::Result<
     let mut prepared = Vec::new();
     for name in &guests.kernels {
         let mut guest = guests.guest(name, mode)?;
-        equip(&mut guest, order);
+        equip(&mut guest, order)?;
         guest.check().with_context(|| format!("cannot run in the lab on kernel {name}"))?;
         prepared.push((name, guest));
     }
@@ -54,9 +55,10 @@ pub fn run(guests: &GuestArgs, mode: Mode, order: &Order<'_>) -> anyhow::Result<
     keep(measured, &started, order)
 }
 
-/// Programs that a backing file system or a backend calls, put into the guest
-/// where this host has them; the guest's run reports the missing ones.
-pub(super) fn equip(guest: &mut Guest, order: &Order<'_>) {
+/// Puts images into the guest, and programs that a backing file system or a
+/// backend calls where this host has them; the guest's run reports the missing
+/// ones.
+pub(super) fn equip(guest: &mut Guest, order: &Order<'_>) -> anyhow::Result<()> {
     guest.files.push(GuestFile::bytes(SCENARIO, order.scenario.toml.as_bytes()));
     guest.argv = ["unionbench", "run", SCENARIO, "--results", "/out/results"]
         .iter()
@@ -95,6 +97,8 @@ pub(super) fn equip(guest: &mut Guest, order: &Order<'_>) {
             guest.files.push(GuestFile::host(format!("/bin/{program}"), path));
         }
     }
+    guest.files.extend(lab_image::files(order.plan)?);
+    Ok(())
 }
 
 fn first_word(command: &str) -> Option<String> {

@@ -18,6 +18,15 @@ pub enum Reference {
     Dir { path: PathBuf },
 }
 
+impl Reference {
+    /// The folder or file that holds the image.
+    pub fn path(&self) -> &std::path::Path {
+        match self {
+            Self::Oci { path, .. } | Self::DockerArchive { path, .. } | Self::Dir { path } => path,
+        }
+    }
+}
+
 impl FromStr for Reference {
     type Err = ImageError;
     fn from_str(text: &str) -> Result<Self, ImageError> {
