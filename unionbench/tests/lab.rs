@@ -3,6 +3,9 @@
 //! Needs QEMU and a Debian 6.1 kernel, in the cache or from the package
 //! manager. Where either is missing, each test says so and is skipped.
 
+#[path = "image/builder.rs"]
+#[allow(dead_code, reason = "the tests of images use the rest of it")]
+mod builder;
 mod skip;
 
 use std::fs;
@@ -287,4 +290,65 @@ fn qemu_dies_with_a_killed_program() {
     child.kill().expect("a running program");
     child.wait().expect("a killed program");
     wait_until("QEMU is gone", || n_qemu_with(&mark("killed")) == 0);
+}
+
+/// The image lies below /tmp, where the guest would mount a file system.
+#[test]
+fn an_image_goes_into_the_guest() {
+    const TEST: &str = "an image";
+    if kernel(TEST).is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let image = folder.path().join("image");
+    fs::create_dir(&image).expect("a folder");
+    let layers: Vec<_> = ["top", "middle", "bottom"]
+        .map(|name| builder::Archive::default().file(name, name.as_bytes()).end())
+        .into();
+    builder::layout(&image, &layers, builder::Compression::Gzip);
+    let scenario = folder.path().join("image.toml");
+    let text = format!(
+        r#"
+            name = "image"
+            title = "Files of an image in the guest"
+            [stack]
+            image = "oci:{}"
+            [backing]
+            fs = "tmpfs"
+            size = "64MiB"
+            [[backend]]
+            kind = "overlayfs"
+            [[phase]]
+            name = "lookup"
+            workload = "lookup"
+            layer = [0, 1, 2]
+            [[phase]]
+            name = "list"
+            workload = "walk"
+        "#,
+        image.display()
+    );
+    fs::write(&scenario, text).expect("a scenario");
+    let results = folder.path().join("results");
+    let output = Command::new(BINARY)
+        .env("UNIONBENCH_LAB_CACHE", cache())
+        .args(["run", "--lab", "--no-probes", "--rounds", "1", "--append", &mark(TEST)])
+        .arg("--results")
+        .arg(&results)
+        .arg(&scenario)
+        .output()
+        .expect("the program starts");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}");
+    let record = fs::read_dir(results.join("image")).expect("results").flatten().next();
+    let record = unionbench::store::read(&record.expect("a record").path()).expect("a record");
+    let samples: Vec<u64> = record
+        .cells
+        .iter()
+        .filter(|cell| cell.backend == "overlayfs")
+        .map(|cell| cell.rounds.iter().map(|round| round.n_ops).sum())
+        .collect();
+    // A file in each of three layers, and the root, which is the only directory.
+    assert_eq!(samples, [1, 1, 1, 1], "{told}");
+    assert_eq!(n_qemu_with(&mark(TEST)), 0);
 }

@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use super::lab::GuestArgs;
 use super::lab_image;
 use crate::lab::{Guest, GuestFile, GuestOutcome, LabError, Mode};
-use crate::plan::{BackingKind, Plan};
+use crate::plan::{BackingKind, Plan, Volume};
 use crate::record::{Record, ScenarioText, placed_id};
 use crate::report;
 use crate::run::RunError;
@@ -76,6 +76,11 @@ pub(super) fn equip(guest: &mut Guest, order: &Order<'_>) -> anyhow::Result<()> 
                 programs.push(format!("mkfs.{}", kind.name()));
             }
         }
+    }
+    let mut phases = order.plan.setups.iter().flat_map(|setup| &setup.phases);
+    if phases.any(|phase| phase.volume == Some(Volume::DataPacked)) {
+        guest.required_modules.push("ext4".to_owned());
+        programs.push("mkfs.ext4".to_owned());
     }
     for backend in &order.plan.backends {
         match backend.kind.as_str() {

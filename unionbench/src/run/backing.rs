@@ -48,6 +48,21 @@ pub enum BackingError {
     OnOverlayfs { path: PathBuf },
 }
 
+impl BackingError {
+    /// This machine cannot have the file system at all, whatever the plan says
+    /// of it: a tool, the kernel's part or a right is missing.
+    pub fn is_unsupported(&self) -> bool {
+        match self {
+            Self::Absent { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            Self::Mount { source, .. } => source.errno == rustix::io::Errno::NODEV,
+            Self::Loop { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
+            }
+            _ => false,
+        }
+    }
+}
+
 /// A mounted backing file system; dropping it unmounts and removes it.
 #[derive(Debug)]
 pub struct Backing {

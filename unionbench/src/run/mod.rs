@@ -124,7 +124,8 @@ pub fn execute(plan: &Plan, context: &mut Context<'_>) -> Result<Record, RunErro
                 Ok(site) => {
                     step::run(plan, planned, position, site, context, &mut cells)?;
                 }
-                Err(reason) => cells.fail(setup, reason),
+                Err(Obstacle::Unsupported(reason)) => cells.unsupported(setup, reason),
+                Err(Obstacle::Failed(reason)) => cells.fail(setup, reason),
             }
         }
         if let Ok(site) = site {
@@ -173,28 +174,38 @@ fn whiteouts_of(plan: &Plan, n: usize, cells: &cells::Cells) -> BTreeSet<Whiteou
     needed.collect()
 }
 
-/// The outer error ends the run; the inner one is the reason why every cell of
-/// the stack fails.
+/// Why a stack has no place: this machine cannot give it one, or it went wrong.
+enum Obstacle {
+    Unsupported(String),
+    Failed(String),
+}
+
+/// The outer error ends the run; the inner one holds for every cell of the
+/// stack.
 fn prepare_site(
     plan: &Plan,
     n: usize,
     whiteouts: &BTreeSet<Whiteout>,
     context: &mut Context<'_>,
-) -> Result<Result<Site, String>, RunError> {
+) -> Result<Result<Site, Obstacle>, RunError> {
     let stack_plan = &plan.stacks[n];
     let needed = least_room(plan, n);
     if let Err(error) = backing::check_room(&stack_plan.backing, context.scratch, needed) {
-        return Ok(Err(chain(&error)));
+        return Ok(Err(Obstacle::Failed(chain(&error))));
     }
     let backing = match backing::mount(&stack_plan.backing, context.scratch, n, context.keep) {
         Ok(backing) => backing,
-        Err(error) => return Ok(Err(chain(&error))),
+        Err(error) if error.is_unsupported() => {
+            return Ok(Err(Obstacle::Unsupported(chain(&error))));
+        }
+        Err(error) => return Ok(Err(Obstacle::Failed(chain(&error)))),
     };
     let mut built = BTreeMap::new();
     for whiteout in whiteouts {
         let root = backing.root.join(lower_folder(*whiteout));
         if let Err(error) = std::fs::create_dir(&root) {
-            return Ok(Err(format!("cannot make {}: {error}", root.display())));
+            let reason = format!("cannot make {}: {error}", root.display());
+            return Ok(Err(Obstacle::Failed(reason)));
         }
         let options = BuildOptions {
             xattr_namespace: if context.entered.user_namespace {
@@ -207,7 +218,7 @@ fn prepare_site(
         match stack::build(stack_plan, &root, options, context.cancel) {
             Ok(layers) => built.insert(*whiteout, layers),
             Err(StackError::Cancelled) => return Err(RunError::Interrupted),
-            Err(error) => return Ok(Err(chain(&error))),
+            Err(error) => return Ok(Err(Obstacle::Failed(chain(&error)))),
         };
     }
     Ok(Ok(Site { backing, built }))

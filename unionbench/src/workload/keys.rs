@@ -102,7 +102,11 @@ fn names(phase: &PhasePlan, tree: &Tree) -> Vec<(String, u64)> {
             tree.missing_names(wanted).into_iter().map(|path| (path, 0)).collect()
         }
         Action::Readdir | Action::Walk => {
-            tree.directories().into_iter().map(|path| (path, 0)).collect()
+            let mut all = tree.directories();
+            if all.is_empty() {
+                all.push(".".to_owned());
+            }
+            all.into_iter().map(|path| (path, 0)).collect()
         }
         Action::RenameDirectory { .. } => tree
             .directories()

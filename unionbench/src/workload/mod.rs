@@ -240,6 +240,10 @@ pub fn sure_operations(
     prepared: &Prepared,
     stack: &StackPlan,
 ) -> Vec<&'static str> {
+    // What happens on a volume goes past the union.
+    if phase.volume.is_some() {
+        return Vec::new();
+    }
     let cold = phase.cache == Cache::Cold;
     match &phase.action {
         Action::Lookup { .. } | Action::LookupMissing if cold => vec!["lookup", "layer_lookup"],
