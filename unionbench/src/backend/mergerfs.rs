@@ -42,7 +42,10 @@ impl Backend for Mergerfs {
             | Action::Whole(_) => {
                 "mergerfs copies nothing up: files of a lower layer cannot be changed"
             }
-            _ if stack.whiteouts_per_layer > 0 || stack.opaque_dirs_per_layer > 0 => {
+            _ if stack.whiteouts_per_layer > 0
+                || stack.opaque_dirs_per_layer > 0
+                || stack.image.is_some() =>
+            {
                 "mergerfs knows no whiteouts: hidden files would show"
             }
             _ => return Availability::Ok,

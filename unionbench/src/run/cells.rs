@@ -9,7 +9,6 @@ use crate::record::{
     Availability, Backend, Backing, Cell, CellStatus, DriverOverhead, Host, Record, Round,
     SCHEMA_VERSION, Stack, Step,
 };
-use crate::stack::Whiteout;
 use crate::workload;
 
 /// What the record holds beside cells.
@@ -75,16 +74,6 @@ impl Cells {
         for phase in &setup.phases {
             let backend = &self.backends[setup.backend];
             let here = match (&backend.availability, &kind) {
-                (Availability::Ok, Some(kind))
-                    if stack.image.is_some()
-                        && kind.whiteouts(&plan.backends[setup.backend]) != Whiteout::CharDev =>
-                {
-                    Availability::Unsupported {
-                        reason: "the whiteouts of images are written for overlayfs and those that \
-                                 read its format, not for this union"
-                            .to_owned(),
-                    }
-                }
                 (Availability::Ok, Some(kind)) => kind.supports(stack, &phase.action),
                 (found, _) => found.clone(),
             };

@@ -25,6 +25,7 @@ use sha2::{Digest, Sha256};
 use super::image::{self, Image, ImageError, Reference, UnpackOptions};
 use super::layout::{ItemKind, LayerDir, Layout};
 use super::listing::Listing;
+use super::marks;
 use super::merge::copy_merged;
 use super::{StackError, Tree};
 use crate::plan::{ImagePlan, StackPlan};
@@ -129,12 +130,6 @@ fn build_from_image(
         Some(text) => text.parse().map_err(failed)?,
         None => image::Platform::here(),
     };
-    if matches!(options.whiteout, Whiteout::Aufs | Whiteout::Unionfs) {
-        return Err(failed(ImageError::Unsupported {
-            what: "the image".to_owned(),
-            problem: "its whiteouts are written for overlayfs only, not for this backend".into(),
-        }));
-    }
     let image = Image::open(&reference, &platform).map_err(failed)?;
     let unpack = UnpackOptions { namespace: options.xattr_namespace, ..Default::default() };
     let unpacked = image::unpack(&image, root, unpack, cancel).map_err(failed)?;
@@ -144,6 +139,11 @@ fn build_from_image(
     }
     let listing = Listing::read(&lower, options.xattr_namespace)?;
     let totals = listing.totals();
+    if matches!(options.whiteout, Whiteout::Aufs | Whiteout::Unionfs) {
+        for layer in &lower {
+            marks::rewrite(layer, options.whiteout, options.xattr_namespace)?;
+        }
+    }
     let mut hash = Sha256::new();
     for layer in &unpacked.layers {
         hash.update(&layer.diff_id);
@@ -389,15 +389,17 @@ impl<'a> Writer<'a> {
 const DIR_MODE: u32 = 0o755;
 
 /// What marks a directory as opaque for aufs (Documentation/filesystems/aufs).
-const OPAQUE_OF_AUFS: &str = ".wh..wh..opq";
+pub(super) const OPAQUE_OF_AUFS: &str = ".wh..wh..opq";
 
 /// Where unionfs-fuse looks for the whiteout of `name`.
-fn hidden(layer: &Path, name: &str) -> PathBuf {
-    layer.join(UNIONFS_FOLDER).join(format!("{name}_HIDDEN~"))
+pub(super) fn hidden(layer: &Path, name: impl AsRef<Path>) -> PathBuf {
+    let mut path = layer.join(UNIONFS_FOLDER).join(name).into_os_string();
+    path.push("_HIDDEN~");
+    path.into()
 }
 
 /// Makes an empty file and the folders it lies in.
-fn empty_file(path: &Path) -> Result<(), StackError> {
+pub(super) fn empty_file(path: &Path) -> Result<(), StackError> {
     let made = match path.parent() {
         Some(parent) => std::fs::create_dir_all(parent),
         None => Ok(()),
@@ -435,7 +437,7 @@ fn whiteout(dir: &OwnedFd, name: &str, options: BuildOptions) -> std::io::Result
     Ok(())
 }
 
-fn attribute(namespace: XattrNamespace, name: &str) -> String {
+pub(super) fn attribute(namespace: XattrNamespace, name: &str) -> String {
     match namespace {
         XattrNamespace::Trusted => format!("trusted.overlay.{name}"),
         XattrNamespace::User => format!("user.overlay.{name}"),

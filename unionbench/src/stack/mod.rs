@@ -8,6 +8,7 @@ mod copy;
 pub mod image;
 mod layout;
 mod listing;
+mod marks;
 mod merge;
 mod tree;
 
