@@ -24,6 +24,7 @@ fn plan() -> StackPlan {
         opaque_dirs_per_layer: 0,
         shared_dirs: true,
         groups: Vec::new(),
+        files: Vec::new(),
         seed: 42,
         backing: BackingPlan {
             kind: BackingKind::Tmpfs,

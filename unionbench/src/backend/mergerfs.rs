@@ -39,6 +39,7 @@ impl Backend for Mergerfs {
             | Action::Fsync { .. }
             | Action::Recursive { .. }
             | Action::RenameDirectory { .. }
+            | Action::Replay { .. }
             | Action::Whole(_) => {
                 "mergerfs copies nothing up: files of a lower layer cannot be changed"
             }

@@ -7,6 +7,7 @@ macro_rules! println {
     ($($text:tt)*) => { $crate::cli::out::line(format_args!($($text)*)) };
 }
 
+mod advise;
 mod clean;
 mod compare;
 mod conformance;
@@ -32,8 +33,10 @@ mod progress;
 mod report;
 mod run;
 mod run_lab;
+mod scenario;
 mod step_summary;
 mod summary;
+mod top;
 mod trace;
 mod trace_selftest;
 mod validate;
@@ -83,6 +86,12 @@ enum Command {
     Image(image::Args),
     /// Tells Prometheus what happens in the unions of this host
     Export(export::Args),
+    /// Shows what happens in the unions of this host, on the full screen
+    Top(top::Args),
+    /// Tells what would help, and how much, from a recording or a result
+    Advise(advise::Args),
+    /// Makes a scenario of a recording
+    Scenario(scenario::Args),
     /// Sums a recording of `unionbench trace --record` up
     Summary(summary::Args),
     #[command(hide = true)]
@@ -117,6 +126,9 @@ pub fn main() -> ExitCode {
         Command::Trace(args) => trace::run(&args),
         Command::Image(args) => image::run(&args),
         Command::Export(args) => export::run(&args),
+        Command::Top(args) => top::run(&args),
+        Command::Advise(args) => advise::run(&args),
+        Command::Scenario(args) => scenario::run(&args),
         Command::Summary(args) => summary::run(&args),
         Command::Keep(args) => keep::run(&args),
         Command::LabSelftest(args) => lab_selftest::run(&args),

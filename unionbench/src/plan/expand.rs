@@ -6,7 +6,7 @@
 //! a readdir behind a delete is another cell for each number of deletes.
 
 use super::verbs;
-use super::words::{backing_kind, layer_choice, trigger_name, trigger_plan};
+use super::words::{backing_kind, layer_choice, listed, replay, trigger_name, trigger_plan};
 use super::{
     Action, Amount, BackendPlan, BackingKind, BackingPlan, CONTROL_KIND, Cache, FileChoice,
     GroupPlan, ImagePlan, Keys, LayerChoice, PhasePlan, Plan, Setup, SizePlan, StackPlan, StepPlan,
@@ -151,6 +151,7 @@ fn n_there(action: &Action, stack: &StackPlan) -> u64 {
         Action::Walk
         | Action::Recursive { .. }
         | Action::RenameDirectory { .. }
+        | Action::Replay { .. }
         | Action::Whole(_) => 0,
     }
 }
@@ -217,6 +218,7 @@ fn stacks(scenario: &Scenario, seed: u64) -> Vec<StackPlan> {
         opaque_dirs_per_layer: 0,
         shared_dirs: true,
         groups: Vec::new(),
+        files: s.file.iter().map(listed).collect(),
         seed,
         backing: BackingPlan {
             kind: BackingKind::Tmpfs,
@@ -435,6 +437,7 @@ fn actions(phase: &scenario::Phase) -> Vec<(Action, Params)> {
             let recursive = |(), trigger| Action::Recursive { trigger };
             with_trigger(phase, scenario::Trigger::Chown, &all, recursive)
         }
+        Workload::Replay => vec![(replay(phase), Params::new())],
         Workload::Fsync => of_files(phase, |files| Action::Fsync { files }),
         Workload::Read => of_files(phase, |files| Action::Read { files }),
         Workload::RenameDirectory => {

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::record::Params;
+pub use crate::scenario::Replayed;
 use crate::unit::Bytes;
 
 pub use expand::{Choices, PlanError, expand};
@@ -61,6 +62,8 @@ pub struct StackPlan {
     pub shared_dirs: bool,
     /// Further files in given layers, such as one large file.
     pub groups: Vec<GroupPlan>,
+    /// Further objects one by one.
+    pub files: Vec<ListedPlan>,
     pub seed: u64,
     pub backing: BackingPlan,
 }
@@ -102,6 +105,31 @@ pub struct GroupPlan {
     pub size: Bytes,
     /// Only the last byte is written; the rest is a hole.
     pub sparse: bool,
+}
+
+/// One object of a layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ListedPlan {
+    /// From the root of the merged tree.
+    pub path: String,
+    pub layer: u32,
+    pub kind: ListedKind,
+}
+
+/// What a listed object is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ListedKind {
+    File { size: Bytes },
+    Directory,
+    Symlink,
+}
+
+/// One operation of a replay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ReplayPlan {
+    pub by: Replayed,
+    pub on: String,
 }
 
 /// Which lower layer.
@@ -229,6 +257,12 @@ pub enum Action {
     Fsync { files: FileChoice },
     /// Reads files from their beginning to their end.
     Read { files: FileChoice },
+    /// Operations one by one, in order.
+    Replay {
+        operations: Vec<ReplayPlan>,
+        /// Objects that are copied up before.
+        up: Vec<String>,
+    },
     /// What mounts unions, or looks below the mounted one.
     Whole(WholeVerb),
 }

@@ -7,7 +7,13 @@ use crate::scenario::{self, Many, Method, Workload};
 
 /// Names of these are chosen from the built stack, and all of them are used.
 pub(super) fn counts_when_made_ready(action: &Action) -> bool {
-    matches!(action, Action::Walk | Action::Recursive { .. } | Action::RenameDirectory { .. })
+    matches!(
+        action,
+        Action::Walk
+            | Action::Recursive { .. }
+            | Action::RenameDirectory { .. }
+            | Action::Replay { .. }
+    )
 }
 
 /// Operations of a phase that does not say how many.

@@ -1,6 +1,6 @@
 //! Words of a scenario as the plan has them.
 
-use super::{BackingKind, LayerChoice, Trigger};
+use super::{Action, BackingKind, LayerChoice, ListedKind, ListedPlan, ReplayPlan, Trigger};
 use crate::scenario;
 
 pub(super) fn layer_choice(layer: scenario::Layer) -> LayerChoice {
@@ -20,6 +20,21 @@ pub(super) fn backing_kind(fs: scenario::FileSystem) -> BackingKind {
         scenario::FileSystem::Btrfs => BackingKind::Btrfs,
         scenario::FileSystem::Dir => BackingKind::Dir,
     }
+}
+
+pub(super) fn listed(file: &scenario::Listed) -> ListedPlan {
+    let kind = match file.kind {
+        scenario::ListedKind::File => ListedKind::File { size: file.size },
+        scenario::ListedKind::Directory => ListedKind::Directory,
+        scenario::ListedKind::Symlink => ListedKind::Symlink,
+    };
+    ListedPlan { path: file.path.clone(), layer: file.layer, kind }
+}
+
+pub(super) fn replay(phase: &scenario::Phase) -> Action {
+    let plan = |o: &scenario::Operation| ReplayPlan { by: o.by, on: o.on.clone() };
+    let operations = phase.operation.iter().map(plan).collect();
+    Action::Replay { operations, up: phase.up.clone() }
 }
 
 pub(super) fn trigger_plan(trigger: scenario::Trigger) -> Trigger {

@@ -267,6 +267,13 @@ impl Step<'_> {
                 return Ok(Health::Good);
             }
         };
+        if let Action::Replay { up, .. } = &phase.action
+            && let Err(error) = workload::bring_up(up, root)
+        {
+            let reason = format!("cannot bring into the upper layer what lay there: {error}");
+            cells.fail_cell(&phase.cell_id, &reason);
+            return Ok(Health::Good);
+        }
         self.set_caches(phase, &prepared, root, context, cells)?;
         let before = self.upper_contents(control)?;
         let mut gate = ObservedGate {

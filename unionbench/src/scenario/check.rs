@@ -49,6 +49,7 @@ pub fn check(scenario: &Scenario) -> Verdict {
     unique("stack.group", scenario.stack.group.iter().map(|g| g.name.as_str()))?;
     backing(scenario)?;
     backends(scenario)?;
+    super::replay::check(scenario)?;
     if scenario.phase.is_empty() {
         return refuse("phase", "there is none");
     }
@@ -187,6 +188,8 @@ fn room(scenario: &Scenario, backing: &Backing) -> Verdict {
         if dense { u64::from(g.count.max()).saturating_mul(pages(g.size.max().0)) } else { 0 }
     });
     let groups = groups.fold(0, u64::saturating_add);
+    let listed = stack.file.iter().map(|f| pages(f.size.0)).fold(0, u64::saturating_add);
+    let groups = groups.saturating_add(listed);
     let once = n_files.saturating_mul(pages(size)).saturating_add(groups);
     // The bare control is a second tree beside the layers.
     let has_control = scenario.backend.iter().any(|b| b.kind == "bare");
@@ -360,7 +363,7 @@ fn fewest_files(stack: &Stack, phase: &Phase) -> Option<u64> {
     match phase.workload {
         Workload::Readdir | Workload::Walk | Workload::Recursive => None,
         Workload::RenameDirectory | Workload::MoveTree => None,
-        Workload::Commit => None,
+        Workload::Commit | Workload::Replay => None,
         workload if workload.mounts() => None,
         Workload::Lookup if phase.missing == Some(true) => None,
         Workload::Lookup | Workload::Delete => {

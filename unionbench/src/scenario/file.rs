@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::replay::{Listed, Operation};
 use super::value::{Files, Keys, Layer, Many, OptionValue, Size, Span};
 use crate::unit::Bytes;
 
@@ -82,6 +83,9 @@ pub struct Stack {
     /// Further files with a name of their own.
     #[serde(default)]
     pub group: Vec<Group>,
+    /// Further objects one by one, as a scenario made from a trace has them.
+    #[serde(default)]
+    pub file: Vec<Listed>,
 }
 
 /// Files that phases can name as `group:NAME`.
@@ -194,6 +198,12 @@ pub struct Phase {
     /// How names are drawn.
     #[serde(default = "permutation")]
     pub keys: Many<Keys>,
+    /// What is done to the files of `stack.file`, in order: `replay`.
+    #[serde(default)]
+    pub operation: Vec<Operation>,
+    /// Objects that lie in the upper layer before the first operation: `replay`.
+    #[serde(default)]
+    pub up: Vec<String>,
 }
 
 /// The verb of a phase.
@@ -228,6 +238,8 @@ pub enum Workload {
     Commit,
     /// The life of a container on the layers.
     Container,
+    /// Operations one by one, as in a trace.
+    Replay,
 }
 
 impl Workload {
@@ -250,6 +262,7 @@ impl Workload {
             Self::SharedPages => "shared-pages",
             Self::Commit => "commit",
             Self::Container => "container",
+            Self::Replay => "replay",
         }
     }
 
@@ -263,6 +276,7 @@ impl Workload {
                 | Self::RenameDirectory
                 | Self::MoveTree
                 | Self::Fsync
+                | Self::Replay
         )
     }
 

@@ -12,6 +12,7 @@ mod file;
 mod image;
 mod options;
 mod overrides;
+mod replay;
 mod value;
 mod verbs;
 
@@ -27,6 +28,7 @@ pub use file::{
     Backend, Backing, Cache, FileSystem, Group, Method, Phase, Scenario, Stack, Stage, Trigger,
     Volume, Workload,
 };
+pub use replay::{Listed, ListedKind, MAX_OPERATIONS, Operation, Replayed};
 pub use value::{Files, Keys, Layer, Many, OptionValue, Size, Span};
 
 /// Reads the scenario in `path` with `overrides` (`key=value`) on top of it.

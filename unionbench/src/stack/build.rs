@@ -268,14 +268,14 @@ impl<'a> Writer<'a> {
     }
 
     fn dir(&mut self, folder: &Path, dir: &LayerDir) -> Result<(), StackError> {
-        let flat = matches!(self.target, Target::Flat);
         let mut path = folder.to_owned();
-        for part in dir.path.split('/') {
+        for part in dir.path.split('/').filter(|part| !part.is_empty()) {
             path.push(part);
             match std::fs::create_dir(&path) {
                 Ok(()) => set_dir_mode(&path)?,
-                // Another layer has made it in the flat tree.
-                Err(e) if flat && e.kind() == std::io::ErrorKind::AlreadyExists => {}
+                // Another layer has made it in the flat tree; in a layer,
+                // which is new, another of its directories has.
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
                 Err(source) => return Err(io_error("create", &path, source)),
             }
         }
@@ -316,6 +316,11 @@ impl<'a> Writer<'a> {
             match (item.kind, self.target) {
                 (ItemKind::Whiteout, Target::Flat) => {}
                 (ItemKind::File { visible: false, .. }, Target::Flat) => {}
+                (ItemKind::Symlink, _) => {
+                    self.note(b"symlink", item.name.as_bytes(), &[]);
+                    rustix::fs::symlinkat(NOWHERE, &fd, item.name.as_str())
+                        .map_err(|e| at("make the symlink")(e.into()))?;
+                }
                 (ItemKind::Whiteout, Target::Layers(options)) => {
                     self.note(b"whiteout", item.name.as_bytes(), &[]);
                     match options.whiteout {
@@ -387,6 +392,9 @@ impl<'a> Writer<'a> {
 }
 
 const DIR_MODE: u32 = 0o755;
+
+/// What symlinks lead to.
+const NOWHERE: &str = "unionbench-nowhere";
 
 /// What marks a directory as opaque for aufs (Documentation/filesystems/aufs).
 pub(super) const OPAQUE_OF_AUFS: &str = ".wh..wh..opq";

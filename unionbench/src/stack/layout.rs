@@ -58,7 +58,15 @@ pub struct Item {
 /// What a name in a layer stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ItemKind {
-    File { size: u64, mode: u32, seed: u64, sparse: bool, visible: bool },
+    File {
+        size: u64,
+        mode: u32,
+        seed: u64,
+        sparse: bool,
+        visible: bool,
+    },
+    /// To a name that is nowhere.
+    Symlink,
     Whiteout,
 }
 
@@ -76,7 +84,7 @@ pub struct Totals {
 }
 
 /// Modes that generated files have; a file's seed picks one.
-const FILE_MODES: [u32; 3] = [0o644, 0o755, 0o600];
+pub(super) const FILE_MODES: [u32; 3] = [0o644, 0o755, 0o600];
 
 /// The tree that a [`StackPlan`] describes.
 #[derive(Debug, Clone)]
@@ -142,6 +150,11 @@ impl Layout {
         self.plan.groups.iter().flat_map(|group| self.group_files(&group.name))
     }
 
+    /// The files that the plan lists one by one.
+    pub fn listed_files(&self) -> impl Iterator<Item = FileEntry> + '_ {
+        super::listed::files(&self.plan)
+    }
+
     /// `count` different names that are in no layer, spread over directories
     /// that are in the merged tree.
     pub fn missing_names(&self, count: u64) -> impl Iterator<Item = String> + '_ {
@@ -167,7 +180,8 @@ impl Layout {
             }
             let same_everywhere = self.plan.shared_dirs
                 && self.plan.opaque_dirs_per_layer == 0
-                && self.plan.groups.is_empty();
+                && self.plan.groups.is_empty()
+                && self.plan.files.is_empty();
             if same_everywhere {
                 break;
             }
@@ -182,7 +196,8 @@ impl Layout {
         let opaque = self.opaque_dirs(layer);
         let groups = self.plan.groups.iter().enumerate();
         let groups = groups.filter_map(move |(index, g)| self.group_dir_in(layer, index, g));
-        own.chain(hiding).chain(opaque).chain(groups)
+        let listed = super::listed::dirs(&self.plan, layer);
+        own.chain(hiding).chain(opaque).chain(groups).chain(listed)
     }
 
     /// Counts over all layers; takes one pass over all files.
@@ -194,6 +209,7 @@ impl Layout {
                 for item in dir.items {
                     match item.kind {
                         ItemKind::Whiteout => totals.n_whiteouts += 1,
+                        ItemKind::Symlink => totals.n_files += 1,
                         ItemKind::File { size, sparse, .. } => {
                             totals.n_files += 1;
                             totals.n_bytes += size;
@@ -238,7 +254,9 @@ impl Layout {
     fn layer_dir_paths(&self, layer: u32) -> impl Iterator<Item = String> + '_ {
         let own = (0..self.n_dirs()).map(move |d| self.dir_path(layer, d));
         let opaque = self.opaque_dirs(layer).map(|d| d.path);
-        own.chain(opaque).chain(self.plan.groups.iter().map(group_dir))
+        let listed = super::listed::dirs(&self.plan, layer).map(|dir| dir.path);
+        let listed = listed.filter(|path| !path.is_empty());
+        own.chain(opaque).chain(self.plan.groups.iter().map(group_dir)).chain(listed)
     }
 
     fn own_dir(&self, layer: u32, dir: u32) -> LayerDir {
@@ -362,7 +380,7 @@ fn group_name(file: u32) -> String {
 
 /// One number from several, by the finalizer of SplitMix64 (Steele, Lea and
 /// Flood, "Fast Splittable Pseudorandom Number Generators", 2014), chained.
-fn mix(words: &[u64]) -> u64 {
+pub(super) fn mix(words: &[u64]) -> u64 {
     words.iter().fold(0, |state: u64, word| {
         let mut z = (state ^ word).wrapping_add(0x9e37_79b9_7f4a_7c15);
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -402,6 +420,7 @@ pub(super) mod tests {
                 group("large", LayerChoice::Bottom, 2, true),
                 group("spread", LayerChoice::Any, 5, false),
             ],
+            files: Vec::new(),
             seed: 7,
             backing: BackingPlan {
                 kind: BackingKind::Tmpfs,
@@ -422,6 +441,7 @@ pub(super) mod tests {
                     let path = format!("{}/{}", dir.path, item.name);
                     match item.kind {
                         ItemKind::Whiteout => _ = whiteouts.insert(path),
+                        ItemKind::Symlink => {}
                         ItemKind::File { .. } if !whiteouts.contains(&path) => {
                             assert!(files.insert(path), "a name has one origin");
                         }

@@ -7,6 +7,7 @@ mod build;
 mod copy;
 pub mod image;
 mod layout;
+mod listed;
 mod listing;
 mod marks;
 mod merge;

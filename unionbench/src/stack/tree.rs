@@ -46,6 +46,7 @@ impl Tree {
             .collect();
         if let Self::Generated(layout) = self {
             all.extend(layout.files_of_groups());
+            all.extend(layout.listed_files());
         }
         all.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.path.cmp(&b.path)));
         all

@@ -13,5 +13,6 @@ pub mod own_mounts;
 pub mod process;
 pub mod resident;
 pub mod signal;
+pub mod truncate;
 
 pub use rustix::io::Errno;

@@ -22,10 +22,12 @@
 //! # }
 //! ```
 
+pub mod advise;
 pub mod cgroup;
 pub mod event;
 pub mod mounts;
 pub mod recording;
+pub mod replay;
 #[cfg(test)]
 pub(crate) mod sample;
 pub mod summary;

@@ -32,6 +32,8 @@ pub(super) struct Op<'a> {
     pub name: &'a CStr,
     pub target: &'a CStr,
     pub size: u64,
+    /// Its place among the names.
+    pub index: usize,
 }
 
 /// Nanoseconds of CLOCK_MONOTONIC; in the lab, where the guest's clock is
@@ -188,6 +190,7 @@ where
             name: &prepared.names[index],
             target: prepared.targets.get(index).map_or(c"", |name| name.as_c_str()),
             size: prepared.sizes.get(index).copied().unwrap_or(0),
+            index,
         };
         let start = now();
         let result = operate(&op);

@@ -28,7 +28,7 @@ pub(super) fn prepare(
     // The order of names is the popularity rank of Zipf's law and the order of
     // a permutation; it must not follow the order of creation.
     // A walk over the tree has an order of its own.
-    if !matches!(phase.action, Action::Recursive { .. }) {
+    if !matches!(phase.action, Action::Recursive { .. } | Action::Replay { .. }) {
         names.shuffle(&mut rng);
     }
     let wanted = match (phase.amount, phase.keys) {
@@ -51,6 +51,9 @@ pub(super) fn prepare(
         Action::FirstWrite { trigger: Trigger::Link | Trigger::Rename, .. }
         | Action::RenameDirectory { .. } => {
             names.iter().map(|(path, _)| c_string(&format!("{path}.second"))).collect()
+        }
+        Action::Replay { operations, .. } => {
+            operations.iter().enumerate().map(|(i, op)| super::replay::target(i, op)).collect()
         }
         _ => Vec::new(),
     };
@@ -120,6 +123,12 @@ fn names(phase: &PhasePlan, tree: &Tree) -> Vec<(String, u64)> {
             // The order of paths puts parents before what is in them.
             all.sort();
             all
+        }
+        Action::Replay { operations, .. } => {
+            let files: std::collections::HashMap<String, u64> =
+                tree.visible_files().into_iter().map(|file| (file.path, file.size)).collect();
+            let size = |path: &str| files.get(path).copied().unwrap_or(0);
+            operations.iter().map(|op| (op.on.clone(), size(&op.on))).collect()
         }
         // Has no names; see `prepare`.
         Action::Whole(_) => Vec::new(),

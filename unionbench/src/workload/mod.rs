@@ -18,6 +18,7 @@ mod read;
 mod readdir;
 mod recursive;
 mod rename_directory;
+mod replay;
 mod walk;
 mod whole;
 
@@ -29,6 +30,7 @@ use thiserror::Error;
 
 pub use commit::{Changes, native_diff, walked_diff};
 pub use driver::{Gate, empty_sample};
+pub use replay::bring_up;
 pub use whole::{Ground, MountAt, Standing, run_whole};
 
 use crate::plan::{Action, Cache, PhasePlan, StackPlan, Trigger, WholeVerb};
@@ -136,6 +138,9 @@ pub fn run(
         Action::RenameDirectory { copies } => {
             rename_directory::run(prepared, root, gate, cancel, *copies)
         }
+        Action::Replay { operations, .. } => {
+            driver::run(prepared, root, gate, cancel, |op| replay::operate(operations, op))
+        }
         // Wants more than a root: see `run_whole`.
         Action::Whole(_) => Ok(Outcome::default()),
         Action::FirstWrite { trigger, .. } => match trigger {
@@ -172,6 +177,7 @@ pub fn verb(action: &Action) -> &'static str {
         Action::Recursive { .. } => "recursive",
         Action::RenameDirectory { copies: false } => "rename-directory",
         Action::RenameDirectory { copies: true } => "move-tree",
+        Action::Replay { .. } => "replay",
         Action::Whole(verb) => whole::name(*verb),
     }
 }
@@ -189,6 +195,7 @@ pub fn operation(action: &Action) -> &'static str {
         Action::Recursive { .. } => "fchownat",
         Action::RenameDirectory { copies: false } => "renameat2",
         Action::RenameDirectory { copies: true } => "renameat2, or copy and delete",
+        Action::Replay { .. } => "operation of the trace",
         Action::Whole(WholeVerb::MountStorm) => "mount",
         Action::Whole(WholeVerb::UnmountDirty) => "umount",
         Action::Whole(WholeVerb::IdmapStart { mapped: true }) => "idmapped mounts+mount",
@@ -220,7 +227,7 @@ pub fn exact_syscalls(action: &Action) -> &'static [&'static str] {
         Action::Recursive { trigger: Trigger::Chmod } => &["fchmodat"],
         Action::Recursive { .. } => &["fchownat"],
         Action::RenameDirectory { copies: false } => &["renameat2"],
-        Action::RenameDirectory { copies: true } | Action::Whole(_) => &[],
+        Action::RenameDirectory { copies: true } | Action::Replay { .. } | Action::Whole(_) => &[],
         Action::FirstWrite { trigger, .. } => match trigger {
             Trigger::Write => &["openat", "pwrite64", "close"],
             Trigger::Chmod => &["fchmodat"],
@@ -271,6 +278,7 @@ pub fn mutates(action: &Action) -> bool {
             | Action::Fsync { .. }
             | Action::Recursive { .. }
             | Action::RenameDirectory { .. }
+            | Action::Replay { .. }
     )
 }
 

@@ -34,6 +34,7 @@ fn plan(image: &Path, squash: bool) -> StackPlan {
         opaque_dirs_per_layer: 0,
         shared_dirs: true,
         groups: Vec::new(),
+        files: Vec::new(),
         seed: 1,
         backing: BackingPlan { kind: BackingKind::Dir, size: Bytes(0), mount_options: Vec::new() },
     }
