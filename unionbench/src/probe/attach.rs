@@ -9,6 +9,7 @@ use aya::programs::{
 use aya::util::online_cpus;
 use aya::{Btf, Ebpf};
 use unionbench_common::{Counter, Operation};
+use unionbench_fuse::{unionbench_copy_up_begin, unionbench_copy_up_end, unionbench_request_begin};
 
 use super::catalogue::{COUNTED, CountedFunction, FUSE_REQUEST, Family, Role, roles_of};
 use super::engine::{Engine, Refusal};
@@ -133,31 +134,33 @@ fn traced_fuse_requests(ebpf: &mut Ebpf) -> Attached {
 }
 
 /// The bundled union's daemon: its copy-ups, and when it takes requests, at the
-/// symbols that its program exports. That program is this one.
+/// functions it calls for that. Its program is this one.
 pub(super) fn bundled(ebpf: &mut Ebpf) -> Vec<Attached> {
-    let copy_up = "unionbench_copy_up_end";
     let copy_ups = both_of(
         ebpf,
-        |ebpf| uprobe(ebpf, "bundled_copy_up_end", copy_up),
-        |ebpf| uprobe(ebpf, "bundled_copy_up_begin", "unionbench_copy_up_begin"),
+        |ebpf| uprobe(ebpf, "bundled_copy_up_end", unionbench_copy_up_end as *const () as usize),
+        |ebpf| {
+            uprobe(ebpf, "bundled_copy_up_begin", unionbench_copy_up_begin as *const () as usize)
+        },
     );
-    let request = "unionbench_request_begin";
-    let requests = uprobe(ebpf, "bundled_request", request);
+    let requests = bundled_requests(ebpf);
     let target = Target::Operation(Operation::CopyUp);
+    let (copy_up, request) = ("unionbench_copy_up_end", "unionbench_request_begin");
     vec![
         attached(target, Family::Bundled, Engine::Uprobe, copy_up, copy_ups),
         attached(Target::FuseParts, Family::Bundled, Engine::Uprobe, request, requests),
     ]
 }
 
-pub(super) fn uprobe(
-    ebpf: &mut Ebpf,
-    name: &str,
-    symbol: &'static str,
-) -> Result<Vec<Link>, Refusal> {
+/// When the bundled union's daemon takes a request.
+pub(super) fn bundled_requests(ebpf: &mut Ebpf) -> Result<Vec<Link>, Refusal> {
+    uprobe(ebpf, "bundled_request", unionbench_request_begin as *const () as usize)
+}
+
+fn uprobe(ebpf: &mut Ebpf, name: &str, function: usize) -> Result<Vec<Link>, Refusal> {
     let program: &mut UProbe = program(ebpf, name)?;
     program.load().map_err(|error| Refusal::of(&error))?;
-    Ok(vec![Link::attach(ebpf, name.to_owned(), Place::Own(symbol))?])
+    Ok(vec![Link::attach(ebpf, name.to_owned(), Place::Own(function))?])
 }
 
 /// The functions of a file system, each by the best engine.

@@ -69,7 +69,7 @@ impl Engine {
                 program.attach("sys_enter").map_err(|error| Refusal::of(&error))?;
             }
             Self::Uprobe => {
-                attach::uprobe(&mut ebpf, "bundled_request", "unionbench_request_begin")?;
+                attach::bundled_requests(&mut ebpf)?;
             }
             Self::Sampling => {
                 attach::sampling(&mut ebpf, sampling::DEFAULT_HERTZ)?;
@@ -92,9 +92,7 @@ impl Engine {
                 "boot a kernel with CONFIG_DEBUG_INFO_BTF and ftrace, or rely on kprobe"
             }
             (_, Some(libc::EPERM | libc::EACCES)) => "run as root, or with CAP_BPF and CAP_PERFMON",
-            (Self::Uprobe, _) => {
-                "boot a kernel with CONFIG_UPROBE_EVENTS, and keep the program's symbols"
-            }
+            (Self::Uprobe, _) => "boot a kernel with CONFIG_UPROBE_EVENTS",
             _ => "boot a kernel built with CONFIG_BPF_EVENTS",
         };
         Availability::Unavailable {

@@ -22,6 +22,25 @@ use super::sampling::period_ns;
 /// The file this process runs.
 const OWN_FILE: &str = "/proc/self/exe";
 
+/// Where in this program's file the function at an address lies. Its name would
+/// do only where the file has its symbols; in the lab's guest it has none.
+fn own_offset(address: usize) -> Result<u64, Refusal> {
+    let maps = std::fs::read_to_string("/proc/self/maps").map_err(|error| Refusal::of(&error))?;
+    offset_in(&maps, address as u64)
+        .ok_or_else(|| Refusal::because("the function is in no mapped file of this process"))
+}
+
+/// The offset in its file of an address, by the lines of `/proc/PID/maps`.
+fn offset_in(maps: &str, address: u64) -> Option<u64> {
+    let hex = |text: &str| u64::from_str_radix(text, 16).ok();
+    maps.lines().find_map(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        let (start, end) = fields.next()?.split_once('-')?;
+        let (start, end, offset) = (hex(start)?, hex(end)?, hex(fields.nth(1)?)?);
+        (start..end).contains(&address).then(|| address - start + offset)
+    })
+}
+
 /// Where a program is attached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Place {
@@ -30,8 +49,9 @@ pub(super) enum Place {
     Exit,
     Kprobe(String),
     Raw(String),
-    /// A symbol of this program's own file, in every process that runs it.
-    Own(&'static str),
+    /// A function of this program, by its address here, in every process that
+    /// runs the same file.
+    Own(usize),
     /// The tracepoint of the program's own name in this category.
     Named(&'static str),
     /// The software clock of a processor.
@@ -83,8 +103,8 @@ impl Link {
             Place::Raw(name) => {
                 program::<RawTracePoint>(ebpf, &self.program)?.attach(name).map(Id::Raw)
             }
-            Place::Own(symbol) => program::<UProbe>(ebpf, &self.program)?
-                .attach(*symbol, OWN_FILE, UProbeScope::AllProcesses)
+            Place::Own(function) => program::<UProbe>(ebpf, &self.program)?
+                .attach(own_offset(*function)?, OWN_FILE, UProbeScope::AllProcesses)
                 .map(Id::Own),
             Place::Named(category) => program::<TracePoint>(ebpf, &self.program)?
                 .attach(category, &self.program)
@@ -116,5 +136,18 @@ impl Link {
             Id::Clock(id) => program::<PerfEvent>(ebpf, name)?.detach(id),
         };
         detached.map_err(|error| Refusal::of(&error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_found_in_its_file() {
+        let maps = "5500-5600 r--p 00000000 fe:00 17 /a b\n5600-5800 r-xp 00000100 fe:00 17 /a b\n";
+        assert_eq!(offset_in(maps, 0x5642), Some(0x142));
+        assert_eq!(offset_in(maps, 0x5501), Some(1));
+        assert_eq!(offset_in(maps, 0x5800), None);
     }
 }
