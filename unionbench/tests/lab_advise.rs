@@ -29,7 +29,7 @@ fn the_saving_of_metacopy_is_what_was_predicted() {
         .args(["--lab", "--kernel", "6.12", "--rounds", "1", "--quiet", "--results"])
         .arg(results.path())
         .args(["--set", "backing.fs=ext4", "--set", "stack.layers=2", "--set", "stack.dirs=5"])
-        .args(["--set", "stack.files_per_layer=100", "--set", "everything.trigger=chown"])
+        .args(["--set", "stack.files_per_layer=100"])
         .env("UNIONBENCH_LAB_CACHE", cache())
         .output()
         .expect("the program runs");
