@@ -18,11 +18,12 @@ fi
 
 run=("$program" run "$SCENARIO" --results "$results" --quiet --format md)
 if [ -n "${ROUNDS:-}" ]; then run+=(--rounds "$ROUNDS"); fi
+# Each kernel gives a record of its own, because each has its own baseline.
 if [ -n "${LAB_KERNELS:-}" ]; then
-  run+=(--lab)
-  for kernel in $LAB_KERNELS; do run+=(--kernel "$kernel"); done
+  for kernel in $LAB_KERNELS; do "${run[@]}" --lab --kernel "$kernel"; done >"$results.md"
+else
+  "${run[@]}" >"$results.md"
 fi
-"${run[@]}" >"$results.md"
 
 # The page is there whatever the verdict.
 "$program" report "$results" -o "$results/report.html"

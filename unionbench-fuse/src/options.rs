@@ -53,6 +53,9 @@ pub struct MountOptions {
     /// Copy attributes alone when only they change. As with the kernel's
     /// option, such an upper layer is only read right where it is on too.
     pub metacopy: bool,
+    /// Turns of an empty loop after each lookup. For tests alone: a slowdown of
+    /// known size, by which a measurement shows that it finds one.
+    pub test_delay: u32,
 }
 
 /// Why options were refused.
@@ -135,6 +138,7 @@ impl MountOptions {
                     allowed: "a whole number up to 256",
                 })?;
             }
+            "test_delay" => self.test_delay = number("test_delay", value)?,
             _ if item.starts_with("br:") => self.branches(&item[3..])?,
             "index"
             | "xino"
@@ -241,6 +245,14 @@ fn on_or_off(option: &'static str, value: &str) -> Result<bool, OptionsError> {
     }
 }
 
+fn number<T: std::str::FromStr>(option: &'static str, value: &str) -> Result<T, OptionsError> {
+    value.parse().map_err(|_| OptionsError::Value {
+        option,
+        value: value.to_owned(),
+        allowed: "a whole number",
+    })
+}
+
 fn data_mode(value: &str) -> Result<DataMode, OptionsError> {
     match value {
         "cached" => Ok(DataMode::Cached),
@@ -327,7 +339,9 @@ mod tests {
         assert_eq!(refused("lowerdir=a::"), OptionsError::DataAlone("a::".into()));
         assert_eq!(refused("lowerdir=a:::b"), OptionsError::DataAlone("a:::b".into()));
         assert_eq!(refused("dirs=a=ro:b=rw"), OptionsError::WritableBelow("b".into()));
-        for value in ["metacopy=maybe", "near=", "threads=257", "threads=-1", "data=fast"] {
+        for value in
+            ["metacopy=maybe", "near=", "threads=257", "threads=-1", "test_delay=-1", "data=fast"]
+        {
             let error = MountOptions::parse(&format!("lowerdir=a,{value}")).unwrap_err();
             assert!(matches!(error, OptionsError::Value { .. }), "{value}: {error}");
         }

@@ -30,7 +30,7 @@ usage: cargo xtask <subcommand>
                             with a subcommand instead of a file, that subcommand
   test [ARGS]               set up, build, and run every test; ARGS go to cargo test
   test --suites [NAME...]   pjdfstest, fsx and real work on a mount of the bundled union
-  gate [save]               judge this tree by the lab's baselines, or make them anew
+  gate [save [SCENARIO]]    judge this tree by the lab's baselines, or make them anew
   check                     format, lints, import direction, unsafe, file length, licences
   bench [ARGS]              the criterion benches; ARGS go to cargo bench";
 
@@ -86,6 +86,7 @@ fn dispatch(arguments: &[String]) -> Result<ExitCode> {
             return command::status(&mut cargo_with(&root, "bench", object.as_deref(), rest));
         }
         "gate" => {
+            setup::lab();
             let object = object_or_none(&root);
             let program = program::build(&root, object.as_deref())?;
             return gate::run(&root, &program, rest);

@@ -159,7 +159,7 @@ fn start(options: &MountOptions, path: &Path) -> Result<(Session<Fs>, Arc<Counte
     config.n_threads = Some(if options.threads == 0 { cores.min(4) } else { options.threads });
     config.clone_fd = true;
     let turns = Watched::new(!options.spread && cores > 1, &counters);
-    let session = Session::new(Fs::new(union, options.data, turns), path, &config)
+    let session = Session::new(Fs::new(union, options, turns), path, &config)
         .map_err(|source| MountError::Session { path: path.into(), source })?;
     Ok((session, counters))
 }

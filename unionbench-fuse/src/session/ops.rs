@@ -31,6 +31,7 @@ impl Filesystem for Fs {
         let _turn = self.turns.take(req);
         let _tree = self.union.shared();
         let found = self.union.node(parent.0).and_then(|p| self.union.lookup(&p, name));
+        self.delay();
         self.reply_entry(found, reply);
     }
 

@@ -19,7 +19,7 @@ use super::turns::Watched;
 use crate::create::{Make, Maker};
 use crate::handle::{Handle, Handles};
 use crate::node::Node;
-use crate::options::DataMode;
+use crate::options::{DataMode, MountOptions};
 use crate::readdir::Listed;
 use crate::union::Union;
 
@@ -40,10 +40,12 @@ pub(super) struct Fs {
     pub(super) without_opens: bool,
     pub(super) no_opendir: bool,
     pub(super) turns: Watched,
+    test_delay: u32,
 }
 
 impl Fs {
-    pub(super) fn new(union: Union, data: DataMode, turns: Watched) -> Self {
+    pub(super) fn new(union: Union, options: &MountOptions, turns: Watched) -> Self {
+        let data = options.data;
         let passthrough = data == DataMode::Passthrough && union.privileged;
         Self {
             union,
@@ -52,6 +54,14 @@ impl Fs {
             without_opens: data == DataMode::NoOpen,
             no_opendir: false,
             turns,
+            test_delay: options.test_delay,
+        }
+    }
+
+    /// What `test_delay` asks for: turns of a loop that nothing optimises away.
+    pub(super) fn delay(&self) {
+        for turn in 0..self.test_delay {
+            std::hint::black_box(turn);
         }
     }
 

@@ -155,6 +155,13 @@ fn read(path: &Path) -> anyhow::Result<String> {
 }
 
 fn baselines(path: &Path) -> anyhow::Result<Vec<Kept>> {
+    if !path.exists() {
+        bail!(
+            "cannot gate without a baseline: {} is not there; make it from results that are right with `unionbench gate --save-baseline --baseline {} RESULT...`",
+            path.display(),
+            path.display()
+        );
+    }
     let mut files = Vec::new();
     if path.is_dir() {
         let entries =

@@ -6,12 +6,13 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
-use std::time::Instant;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use clap::{Parser, ValueEnum};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use serde::{Deserialize, Serialize};
 
 use super::trace_selftest;
 use crate::lab::OUT_DIR;
@@ -38,6 +39,8 @@ enum What {
     Lookup,
     /// What a pair of probes costs by each engine, as JSON in /out/probe-cost
     ProbeCost,
+    /// Runs this program with each of the arguments in /batch.json, in order
+    Batch,
     /// Exit with --code
     Exit,
     /// Never end
@@ -66,6 +69,18 @@ enum What {
 
 const N_LOOKUPS: usize = 100;
 
+/// The file in which `batch` finds what to run.
+pub(super) const BATCH: &str = "/batch.json";
+
+/// One run of a batch.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct BatchRun {
+    pub argv: Vec<String>,
+    pub env: Vec<(String, String)>,
+    /// Virtual time the guest idles before it.
+    pub idle_ms: u64,
+}
+
 /// The file below the output folder in which `probe-cost` leaves its figures.
 pub(super) const PROBE_COST: &str = "probe-cost";
 
@@ -77,6 +92,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     match args.what {
         What::Lookup => cold_lookups(args.depth)?,
         What::ProbeCost => probe_cost()?,
+        What::Batch => batch()?,
         What::Exit => return Ok(ExitCode::from(args.code)),
         What::Hang => loop {
             std::thread::park();
@@ -150,6 +166,22 @@ fn cold_lookups(depth: usize) -> anyhow::Result<()> {
     }
     unmount(&merged, UnmountFlags::empty())?;
     fs::write(Path::new(OUT_DIR).join("lookups"), times)?;
+    Ok(())
+}
+
+/// A run that fails leaves no record and its words on stderr; the others follow
+/// all the same.
+fn batch() -> anyhow::Result<()> {
+    let text = fs::read(BATCH).with_context(|| format!("cannot read {BATCH}"))?;
+    let runs: Vec<BatchRun> =
+        serde_json::from_slice(&text).with_context(|| format!("cannot read {BATCH}"))?;
+    let program = std::env::current_exe().context("cannot find this program")?;
+    for run in runs {
+        std::thread::sleep(Duration::from_millis(run.idle_ms));
+        let mut command = Command::new(&program);
+        command.args(&run.argv).envs(run.env).stdout(Stdio::null());
+        command.status().context("cannot start a run of the batch")?;
+    }
     Ok(())
 }
 

@@ -34,6 +34,7 @@ mod report;
 mod run;
 mod run_lab;
 mod scenario;
+mod selftest_bench;
 mod step_summary;
 mod summary;
 mod top;

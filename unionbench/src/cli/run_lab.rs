@@ -26,6 +26,8 @@ pub struct Order<'a> {
 }
 
 const SCENARIO: &str = "/scenario.toml";
+/// Folder of results below the guest's output folder.
+pub(super) const RESULTS: &str = "results";
 
 /// The record of all kernels, in the order they were named, and its folder.
 pub fn run(guests: &GuestArgs, mode: Mode, order: &Order<'_>) -> anyhow::Result<(Record, PathBuf)> {
@@ -60,12 +62,8 @@ pub fn run(guests: &GuestArgs, mode: Mode, order: &Order<'_>) -> anyhow::Result<
 /// ones.
 pub(super) fn equip(guest: &mut Guest, order: &Order<'_>) -> anyhow::Result<()> {
     guest.files.push(GuestFile::bytes(SCENARIO, order.scenario.toml.as_bytes()));
-    guest.argv = ["unionbench", "run", SCENARIO, "--results", "/out/results"]
-        .iter()
-        .chain(&["--scratch", "/scratch", "--quiet", "--format", "json"])
-        .map(|word| (*word).to_owned())
-        .chain(order.arguments.iter().cloned())
-        .collect();
+    guest.argv = vec!["unionbench".to_owned()];
+    guest.argv.extend(words(&format!("/out/{RESULTS}"), "/scratch", &order.arguments));
     guest.optional_modules.push("aufs".to_owned());
     let mut programs = Vec::new();
     for stack in &order.plan.stacks {
@@ -106,6 +104,16 @@ pub(super) fn equip(guest: &mut Guest, order: &Order<'_>) -> anyhow::Result<()> 
     Ok(())
 }
 
+/// Arguments of this program for one run in the guest.
+pub(super) fn words(results: &str, scratch: &str, arguments: &[String]) -> Vec<String> {
+    ["run", SCENARIO, "--results", results, "--scratch", scratch]
+        .iter()
+        .chain(&["--quiet", "--format", "json"])
+        .map(|word| (*word).to_owned())
+        .chain(arguments.iter().cloned())
+        .collect()
+}
+
 fn first_word(command: &str) -> Option<String> {
     let program = shlex::split(command)?.into_iter().next()?;
     (!program.contains('/')).then_some(program)
@@ -113,7 +121,16 @@ fn first_word(command: &str) -> Option<String> {
 
 /// The guest's record, completed with what only the host knows.
 pub(super) fn record_of(guest: &Guest, outcome: &GuestOutcome) -> anyhow::Result<Record> {
-    let Some(text) = find(outcome, RECORD) else {
+    record_below(RESULTS, guest, outcome)
+}
+
+/// The record that lies in `folder` below the guest's output folder.
+pub(super) fn record_below(
+    folder: &str,
+    guest: &Guest,
+    outcome: &GuestOutcome,
+) -> anyhow::Result<Record> {
+    let Some(text) = find(outcome, folder, RECORD) else {
         let said = String::from_utf8_lossy(outcome.file("stderr").unwrap_or_default());
         bail!(
             "the run in the guest left no record ({:?}); it said: {}",
@@ -143,7 +160,7 @@ fn keep(
     let mut writer = Writer::create(order.results, &order.scenario.name, started, &place)?;
     let kernels: Vec<String> = record.kernels().into_iter().map(str::to_owned).collect();
     for (n, outcome) in outcomes.iter().enumerate() {
-        let samples = find(outcome, SAMPLES).unwrap_or_default();
+        let samples = find(outcome, RESULTS, SAMPLES).unwrap_or_default();
         copy_samples(samples, kernels.get(n).map(String::as_str), &mut writer)?;
     }
     let folder = writer.finish(&record)?;
@@ -160,9 +177,10 @@ fn keep(
     Ok((record, folder))
 }
 
-fn find<'a>(outcome: &'a GuestOutcome, name: &str) -> Option<&'a [u8]> {
+fn find<'a>(outcome: &'a GuestOutcome, folder: &str, name: &str) -> Option<&'a [u8]> {
     let file = outcome.files.iter().find(|file| {
-        file.path.starts_with("results/") && file.path.rsplit('/').next() == Some(name)
+        let below = file.path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));
+        below && file.path.rsplit('/').next() == Some(name)
     });
     file.map(|file| file.bytes.as_slice())
 }

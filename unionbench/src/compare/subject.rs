@@ -23,6 +23,14 @@ pub const QUANTILES: [&str; 4] =
 /// Ratios of medians to the control's, one per round: the figure of wall time.
 pub const LATENCY: &str = "latency";
 
+/// Counters that are amounts rather than counts of what the workload did: the
+/// memory of a daemon, and what writeback and reclaim touched. Perturbed
+/// runs of the lab differ in them by a few parts in a hundred.
+pub fn is_amount(metric: &str) -> bool {
+    let of_the_cache = ["inodes_dirtied", "folios_dirtied", "page_cache_added"];
+    metric.starts_with("daemon.") || of_the_cache.contains(&metric)
+}
+
 /// The comparable part of a record.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Subject {
@@ -315,11 +323,12 @@ const FIXED_CALLS: [&str; 7] = [
     "ext4_fsync",
 ];
 
-/// A counter that is the same each time. Samples never are. Natively neither is
-/// what writeback and other users of the page cache do, nor the futexes of the
-/// driver's threads (system calls without a name of their own).
+/// A counter that is the same each time. Samples never are, nor the futexes of
+/// the driver's threads, nor a daemon's processor time, which the scheduler
+/// accounts by its ticks. Natively neither is what writeback and other users of
+/// the page cache do, nor a system call without a name of its own.
 fn is_exact(name: &str, unit: LatencyUnit) -> bool {
-    if matches!(name, "samples" | "user_samples") {
+    if matches!(name, "samples" | "user_samples" | "syscalls.futex" | "daemon.cpu_ns") {
         return false;
     }
     if unit == LatencyUnit::Instructions {
@@ -327,7 +336,7 @@ fn is_exact(name: &str, unit: LatencyUnit) -> bool {
     }
     let named_call = name
         .strip_prefix("syscalls.")
-        .is_some_and(|call| !call.starts_with(|c: char| c.is_ascii_digit()) && call != "futex");
+        .is_some_and(|call| !call.starts_with(|c: char| c.is_ascii_digit()));
     let counted_by_the_union = ["copy_ups", "fsyncs", "whiteouts", "layer_visits", "lookup."]
         .iter()
         .any(|p| name.starts_with(p));

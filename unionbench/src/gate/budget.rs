@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::GateError;
-use crate::compare::{INSTRUCTIONS, Policy};
+use crate::compare::{AMOUNTS, INSTRUCTIONS, Policy, is_amount};
 
 /// The policy of a gate.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -13,6 +13,9 @@ pub struct Budget {
     pub instructions: f64,
     /// Share by which counts may rise.
     pub counters: f64,
+    /// Share by which counters may rise that are amounts: memory of a daemon, and
+    /// what writeback touched.
+    pub amounts: f64,
     /// Smallest change of a ratio of wall time that blocks.
     pub min_effect: f64,
     #[serde(rename = "override")]
@@ -38,7 +41,13 @@ pub struct Override {
 impl Default for Budget {
     /// ARCHITECTURE.md says by which measurement these were chosen.
     fn default() -> Self {
-        Self { instructions: 0.005, counters: 0.0, min_effect: 0.1, overrides: Vec::new() }
+        Self {
+            instructions: 0.005,
+            counters: 0.0,
+            amounts: AMOUNTS,
+            min_effect: 0.1,
+            overrides: Vec::new(),
+        }
     }
 }
 
@@ -50,6 +59,7 @@ impl Budget {
         let shares = [
             ("instructions", budget.instructions),
             ("counters", budget.counters),
+            ("amounts", budget.amounts),
             ("min_effect", budget.min_effect),
         ];
         let own = budget.overrides.iter().map(|o| ("tolerance", o.tolerance));
@@ -77,7 +87,11 @@ impl Budget {
 
 impl Policy for Budget {
     fn tolerance(&self, cell: &str, metric: &str) -> f64 {
-        let default = if metric == INSTRUCTIONS { self.instructions } else { self.counters };
+        let default = match metric {
+            INSTRUCTIONS => self.instructions,
+            amount if is_amount(amount) => self.amounts,
+            _ => self.counters,
+        };
         self.of(cell, metric).unwrap_or(default)
     }
 
@@ -127,6 +141,7 @@ mod tests {
         .expect("reads");
         assert_eq!(budget.tolerance("bundled/x", "instructions"), 0.02);
         assert_eq!(budget.tolerance("bundled/x", "fsyncs"), 0.0);
+        assert_eq!(budget.tolerance("overlayfs/x", "inodes_dirtied"), 0.05);
         assert_eq!(budget.tolerance("overlayfs/x", "instructions"), 0.005);
         assert_eq!(budget.min_effect("overlayfs/x"), 0.1);
     }

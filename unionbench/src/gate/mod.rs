@@ -15,7 +15,7 @@ pub use baseline::{Accepted, Baseline};
 pub use budget::{Budget, Override};
 pub use error::GateError;
 pub use selftest::{
-    Class, Injection, Outcome, Pairing, Report as SelftestReport, draws, outcome, spreads,
+    Class, Injection, Outcome, Pairing, Report as SelftestReport, apart, draws, outcome, spreads,
 };
 pub use trend::{Change, trend};
 

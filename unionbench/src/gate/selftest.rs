@@ -44,8 +44,22 @@ pub enum Pairing {
     /// So many runs drawn for a base and one of the rest for new, again and
     /// again: many comparisons of few runs, which are not independent.
     Drawn { base_runs: usize },
+    /// So many runs, taken evenly from all, are one base, and each other run is
+    /// compared with it once: as many comparisons as there are runs left, each
+    /// of a run of its own.
+    Apart { base_runs: usize },
     /// The first against the second, the third against the fourth.
     Disjoint,
+}
+
+/// One base of `base_runs` of `runs`, taken evenly, and each other run for new.
+/// With too few runs there are none.
+pub fn apart(runs: usize, base_runs: usize) -> Vec<(Vec<usize>, usize)> {
+    if base_runs == 0 || runs <= base_runs {
+        return Vec::new();
+    }
+    let base: Vec<usize> = (0..base_runs).map(|k| k * runs / base_runs).collect();
+    (0..runs).filter(|run| !base.contains(run)).map(|new| (base.clone(), new)).collect()
 }
 
 /// `n` draws of `base_runs` of `runs` for a base, and one other for new. With
@@ -273,6 +287,17 @@ mod tests {
         assert_eq!(all.len(), 50);
         assert!(all.iter().all(|(base, new)| base.len() == 3 && !base.contains(new)));
         assert_eq!(draws(3, 3, 50, 1), []);
+    }
+
+    #[test]
+    fn each_run_apart_from_the_base_is_compared_once() {
+        let all = apart(23, 4);
+        assert_eq!(all.len(), 19);
+        assert_eq!(all[0].0, [0, 5, 11, 17]);
+        let new: std::collections::BTreeSet<usize> = all.iter().map(|(_, new)| *new).collect();
+        assert_eq!(new.len(), 19);
+        assert!(all.iter().all(|(base, new)| !base.contains(new)));
+        assert_eq!(apart(4, 4), []);
     }
 
     #[test]

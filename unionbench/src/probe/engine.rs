@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 
 use aya::programs::{FEntry, KProbe, RawTracePoint};
-use aya::{Btf, Ebpf};
+use aya::{Ebpf, EbpfLoader};
 
 use super::{ProbeError, attach, object, sampling};
 use crate::record::EngineStatus;
@@ -53,9 +53,11 @@ impl Engine {
         let mut ebpf = load().map_err(|error| Refusal::of(&error))?;
         match self {
             Self::Fentry => {
-                let btf = Btf::from_sys_fs().map_err(|error| Refusal::of(&error))?;
+                let btf = attach::kernel_types().ok_or_else(|| {
+                    Refusal::because("the kernel gives no types (CONFIG_DEBUG_INFO_BTF)")
+                })?;
                 let program: &mut FEntry = attach::program(&mut ebpf, "fsync_fentry")?;
-                program.load("vfs_fsync_range", &btf).map_err(|error| Refusal::of(&error))?;
+                program.load("vfs_fsync_range", btf).map_err(|error| Refusal::of(&error))?;
                 program.attach().map_err(|error| Refusal::of(&error))?;
             }
             Self::Kprobe => {
@@ -174,5 +176,7 @@ impl Refusal {
 /// The object with its maps made, no program loaded yet.
 pub(super) fn load() -> Result<Ebpf, ProbeError> {
     let bytes = object::bytes().ok_or(ProbeError::NotBuilt)?;
-    Ebpf::load(bytes).map_err(|error| ProbeError::Load(Box::new(error)))
+    // The kernel's types take long to read, and are read once.
+    let types = attach::kernel_types();
+    EbpfLoader::new().btf(types).load(bytes).map_err(|error| ProbeError::Load(Box::new(error)))
 }

@@ -13,6 +13,9 @@ pub fn selftest_text(report: &SelftestReport) -> String {
         Pairing::Drawn { base_runs } => {
             format!("bases of {base_runs} runs drawn from them: not independent")
         }
+        Pairing::Apart { base_runs } => {
+            format!("each of the others against one base of {base_runs}")
+        }
         Pairing::Disjoint => "pairs of their own".to_owned(),
     };
     let mut line = |content: String| {

@@ -102,6 +102,9 @@ impl Drop for Writer {
             // Nothing can be told from here; what stays has the partial prefix
             // and is found by `remove_abandoned`.
             let _ = fs::remove_dir_all(&self.partial);
+            // The scenario's folder goes too, if no other run has left its results
+            // in it: this call removes empty folders only.
+            let _ = self.partial.parent().map(fs::remove_dir);
         }
     }
 }
@@ -226,7 +229,7 @@ mod tests {
         let mut writer = create(results.path());
         writer.samples("cell", 0, false, &[1]).expect("room");
         drop(writer);
-        assert_eq!(fs::read_dir(results.path().join("deep-layers")).expect("made").count(), 0);
+        assert_eq!(fs::read_dir(results.path()).expect("made").count(), 0);
     }
 
     #[test]
