@@ -101,7 +101,13 @@ pub(super) fn overlay_style(request: &Request<'_>, options: &[String]) -> String
         let text = path.display().to_string();
         text.replace('\\', "\\\\").replace(':', "\\:").replace(',', "\\,")
     };
-    let lower: Vec<String> = request.lower.iter().map(|path| escaped(path)).collect();
+    let (merged, data_only) = request.split_lower();
+    let mut lower: Vec<String> = merged.iter().map(|path| escaped(path)).collect();
+    // An empty name before the first one that holds data only: `a:b::c`.
+    for path in data_only {
+        lower.push(String::new());
+        lower.push(escaped(path));
+    }
     let layers = format!(
         "lowerdir={},upperdir={},workdir={}",
         lower.join(":"),

@@ -44,6 +44,9 @@ pub struct Request<'a> {
     /// Indices of lower layers that are mounted for writing too. Only unions
     /// with several writable branches read it.
     pub writable_lower: &'a [usize],
+    /// So many of the lower layers, the last ones, hold data only. Only unions
+    /// with overlayfs' options read it.
+    pub n_data_only: usize,
     /// Lower layers hold whiteouts or opaque directories.
     pub hides: bool,
     /// The merged tree as one plain directory; only the control has it.
@@ -58,7 +61,12 @@ pub struct Request<'a> {
     pub own_program: &'a Path,
 }
 
-impl Request<'_> {
+impl<'a> Request<'a> {
+    /// The lower layers that are merged, and those that hold data only.
+    pub fn split_lower(&self) -> (&'a [PathBuf], &'a [PathBuf]) {
+        self.lower.split_at(self.lower.len().saturating_sub(self.n_data_only))
+    }
+
     /// The lower layer of that index takes writes.
     pub fn is_writable(&self, lower_idx: usize) -> bool {
         self.writable_lower.contains(&lower_idx)
@@ -246,6 +254,7 @@ mod tests {
             plan,
             lower,
             writable_lower: &[],
+            n_data_only: 0,
             hides: false,
             flat: None,
             upper: Path::new("/u"),

@@ -6,7 +6,7 @@
 //! `lowerdir+`, the option string is tried, whose length is the limit.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{Backend, BackendError, Call, Request, SOURCE, Union};
 use crate::plan::BackendPlan;
@@ -59,23 +59,30 @@ impl Backend for Overlayfs {
 
     fn calls(&self, request: &Request<'_>) -> Result<Vec<Call>, BackendError> {
         let options = self.options(request.plan, request.user_namespace);
-        Ok(vec![if is_before_6_5(&kernel_release()) {
-            as_one_string(request, &options)?
-        } else {
-            layers_one_by_one(request, &options)
+        Ok(vec![match one_by_one(request) {
+            Some(false) => as_one_string(request, &options)?,
+            None if is_before_6_5(&kernel_release()) => as_one_string(request, &options)?,
+            _ => layers_one_by_one(request, &options),
         }])
     }
 
     fn mount(&self, request: &Request<'_>) -> Result<Union, BackendError> {
         let options = self.options(request.plan, request.user_namespace);
-        let one_by_one = match is_before_6_5(&kernel_release()) {
-            true => None,
-            false => Some(carry_out(&layers_one_by_one(request, &options))),
+        let asked = one_by_one(request);
+        let tried = match asked.unwrap_or(!is_before_6_5(&kernel_release())) {
+            false => None,
+            true => Some(carry_out(&layers_one_by_one(request, &options))),
         };
-        let (mounted, api) = match one_by_one {
+        let (mounted, api) = match tried {
             Some(Ok(mounted)) => (mounted, "fsconfig"),
             Some(Err(failure)) if !predates_lowerdir_plus(&failure) => {
                 return Err(refused(request, failure));
+            }
+            Some(Err(_)) if asked == Some(true) => {
+                return Err(BackendError::Limit {
+                    kind: request.plan.kind.clone(),
+                    limit: "this kernel has no lowerdir+ (Linux 6.8): leave mount_api out".into(),
+                });
             }
             _ => {
                 let call = as_one_string(request, &options)?;
@@ -88,9 +95,16 @@ impl Backend for Overlayfs {
     }
 }
 
+/// Whether the scenario asks for layers one at a time or as one string.
+fn one_by_one(request: &Request<'_>) -> Option<bool> {
+    request.plan.extra.get("mount_api").map(|api| api == "fsconfig")
+}
+
 fn layers_one_by_one(request: &Request<'_>, options: &[String]) -> Call {
     let with = |key: &str, path: &Path| (key.to_owned(), Some(display(path)));
-    let mut all: Vec<_> = request.lower.iter().map(|path| with("lowerdir+", path)).collect();
+    let (merged, data_only) = request.split_lower();
+    let mut all: Vec<_> = merged.iter().map(|path| with("lowerdir+", path)).collect();
+    all.extend(data_only.iter().map(|path| with("datadir+", path)));
     all.push(with("upperdir", request.upper));
     all.push(with("workdir", request.work));
     all.extend(options.iter().map(|option| match option.split_once('=') {
@@ -105,14 +119,17 @@ fn layers_one_by_one(request: &Request<'_>, options: &[String]) -> Call {
 fn as_one_string(request: &Request<'_>, options: &[String]) -> Result<Call, BackendError> {
     let base = request.lower.first().and_then(|path| path.parent());
     let base = base.filter(|base| request.lower.iter().all(|path| path.parent() == Some(base)));
-    let lower: Vec<String> = request
-        .lower
-        .iter()
-        .map(|path| display(base.and_then(|base| path.strip_prefix(base).ok()).unwrap_or(path)))
-        .collect();
+    let named = |path: &PathBuf| {
+        display(base.and_then(|base| path.strip_prefix(base).ok()).unwrap_or(path))
+    };
+    let (merged, data_only) = request.split_lower();
+    let mut lower = merged.iter().map(named).collect::<Vec<_>>().join(":");
+    for path in data_only {
+        lower.push_str("::");
+        lower.push_str(&named(path));
+    }
     let mut text = format!(
-        "lowerdir={},upperdir={},workdir={}",
-        lower.join(":"),
+        "lowerdir={lower},upperdir={},workdir={}",
         display(&absolute(request.upper)),
         display(&absolute(request.work))
     );
@@ -126,7 +143,7 @@ fn as_one_string(request: &Request<'_>, options: &[String]) -> Result<Call, Back
             limit: format!(
                 "{} layers make an option string of {} bytes and mount(2) reads \
                  {MAX_OPTION_STRING}: use fewer layers, or Linux 6.8 which has lowerdir+",
-                lower.len(),
+                request.lower.len(),
                 text.len()
             ),
         });
@@ -227,7 +244,7 @@ fn own_options(text: &str) -> Vec<String> {
     text.split(',')
         .filter(|option| {
             let key = option.split('=').next().unwrap_or(option);
-            !matches!(key, "lowerdir" | "lowerdir+" | "upperdir" | "workdir")
+            !matches!(key, "lowerdir" | "lowerdir+" | "datadir+" | "upperdir" | "workdir")
         })
         .map(str::to_owned)
         .collect()

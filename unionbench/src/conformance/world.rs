@@ -179,6 +179,7 @@ impl World {
             plan: &self.plan,
             lower: &self.lower,
             writable_lower: &self.writable,
+            n_data_only: 0,
             hides: true,
             flat: None,
             upper: &upper,

@@ -224,10 +224,11 @@ impl Step<'_> {
             }
             *layer = own;
         }
-        let request = Request {
+        let mut request = Request {
             plan: backend_plan,
             lower: &lower,
             writable_lower: &writable,
+            n_data_only: 0,
             hides: hides(&self.plan.stacks[self.setup.stack]),
             flat: control.then_some(self.folders.flat.as_path()),
             upper: &self.folders.upper,
@@ -236,10 +237,19 @@ impl Step<'_> {
             user_namespace: context.entered.user_namespace,
             own_program: Path::new(OWN_PROGRAM),
         };
-        self.backend.mount(&request).map_err(|error| match error {
-            BackendError::Limit { .. } => Failure::Unsupported(chain(&error)),
-            error => Failure::Setup(chain(&error)),
-        })
+        let with_metadata;
+        if is_data_only(backend_plan) {
+            let layer = self.folders.base.join(METADATA_LAYER);
+            if !layer.exists() {
+                let union = self.backend.mount(&request).map_err(mount_failed)?;
+                stack::write_metadata_layer(&union.root, &layer)
+                    .map_err(|error| Failure::Setup(chain(&error)))?;
+            }
+            with_metadata = [&[layer], lower.as_slice()].concat();
+            request.lower = &with_metadata;
+            request.n_data_only = lower.len();
+        }
+        self.backend.mount(&request).map_err(mount_failed)
     }
 
     fn phase(
@@ -445,6 +455,21 @@ impl Step<'_> {
     }
 }
 
+fn mount_failed(error: BackendError) -> Failure {
+    match error {
+        BackendError::Limit { .. } => Failure::Unsupported(chain(&error)),
+        error => Failure::Setup(chain(&error)),
+    }
+}
+
+/// The layer whose files point into the stack's own layers.
+const METADATA_LAYER: &str = "metadata";
+
+/// The stack's layers hold data only, below one of all names.
+fn is_data_only(plan: &BackendPlan) -> bool {
+    plan.extra.get("data_only").is_some_and(|text| text == "true")
+}
+
 /// Indices that the scenario's check has accepted.
 fn writable_layers(plan: &BackendPlan) -> Vec<usize> {
     let listed = plan.extra.get("writable_layers").map_or("", String::as_str);
@@ -471,16 +496,21 @@ pub fn mount_calls(plan: &Plan, setup: &Setup) -> Result<Vec<Call>, BackendError
     let layers = root.join(super::lower_folder(whiteouts));
     let step = root.join("step");
     let writable = writable_layers(backend_plan);
-    let lower: Vec<PathBuf> = (0..stack.n_layers as usize)
+    let mut lower: Vec<PathBuf> = (0..stack.n_layers as usize)
         .map(|index| match writable.contains(&index) {
             true => step.join(format!("writable-{index}")),
             false => layers.join(format!("L{index:03}")),
         })
         .collect();
+    let n_data_only = if is_data_only(backend_plan) { lower.len() } else { 0 };
+    if n_data_only > 0 {
+        lower.insert(0, step.join(METADATA_LAYER));
+    }
     backend.calls(&Request {
         plan: backend_plan,
         lower: &lower,
         writable_lower: &writable,
+        n_data_only,
         hides: hides(stack),
         flat: Some(&root.join("flat")),
         upper: &step.join("upper"),

@@ -142,6 +142,7 @@ fn another(
         plan,
         lower: step.site.lower(step.backend.whiteouts(plan)),
         writable_lower: &[],
+        n_data_only: 0,
         hides: hides(&step.plan.stacks[step.setup.stack]),
         flat: None,
         upper: &upper,

@@ -54,6 +54,7 @@ impl Step<'_> {
                 plan: backend_plan,
                 lower: at.lower,
                 writable_lower: &[],
+                n_data_only: 0,
                 // An upper layer that was committed is a lower one next.
                 hides: true,
                 flat: None,

@@ -7,7 +7,9 @@ use std::collections::BTreeSet;
 
 use super::aufs_options::check_aufs;
 use super::extra::check_extra;
-use super::file::{Backing, Cache, FileSystem, Group, NO_LAYERS, Phase, Scenario, Stack, Workload};
+use super::file::{
+    Backing, Cache, FileSystem, Group, NO_LAYERS, Phase, Scenario, Stack, Volume, Workload,
+};
 use super::options::check_overlayfs;
 use super::value::{Files, Keys, Layer, Many, Size};
 use crate::unit::Bytes;
@@ -237,6 +239,22 @@ fn backends(scenario: &Scenario) -> Verdict {
                 return refuse(format!("{at}.options"), "a bare directory has no options");
             }
             _ => {}
+        }
+        if backend.extra.get("data_only").is_some_and(|value| value == "true") {
+            // These mount the layers again by themselves.
+            let whole = |phase: &&Phase| {
+                let shares = |v: &Many<Volume>| v.values.contains(&Volume::Shared);
+                phase.workload.mounts()
+                    || phase.workload == Workload::Commit
+                    || phase.volume.as_ref().is_some_and(shares)
+            };
+            if let Some(phase) = scenario.phase.iter().find(whole) {
+                let problem = format!(
+                    "phase {:?} mounts unions of its own, for which no such layers are made",
+                    phase.name
+                );
+                return refuse(format!("{at}.extra.data_only"), problem);
+            }
         }
         check_extra(backend, &scenario.stack).map_err(|(name, problem)| Problem {
             key: format!("{at}.extra{}{name}", if name.is_empty() { "" } else { "." }),

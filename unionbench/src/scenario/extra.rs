@@ -12,6 +12,8 @@ const WHITEOUTS: [&str; 3] = ["overlayfs", "aufs", "unionfs-fuse"];
 pub fn check_extra(backend: &Backend, stack: &Stack) -> Result<(), (String, String)> {
     let known: &[&str] = match backend.kind.as_str() {
         "command" => &["command", "whiteouts"],
+        "overlayfs" => &["data_only", "mount_api"],
+        "bundled" => &["data_only"],
         "aufs" | "unionfs-fuse" | "mergerfs" => &["writable_layers"],
         _ => &[],
     };
@@ -31,6 +33,12 @@ pub fn check_extra(backend: &Backend, stack: &Stack) -> Result<(), (String, Stri
         if let Some(bad) = text.split(',').find(|part| !is_there(part)) {
             let problem = format!("{bad:?} is no index of {n} layers; 0 is the topmost");
             return Err(("writable_layers".to_owned(), problem));
+        }
+    }
+    for (name, values) in [("data_only", ["true", "false"]), ("mount_api", ["fsconfig", "mount"])] {
+        if let Some(value) = backend.extra.get(name).filter(|v| !values.contains(&v.as_str())) {
+            let problem = format!("{value:?} is not one of \"{}\"", values.join("\", \""));
+            return Err((name.to_owned(), problem));
         }
     }
     match backend.extra.get("whiteouts") {
@@ -108,7 +116,16 @@ mod tests {
         check("aufs", &[("writable_layers", "0, 2")], None);
         check("aufs", &[("writable_layers", "3")], Some("no index"));
         check("mergerfs", &[("writable_layers", "")], Some("no index"));
-        check("overlayfs", &[("writable_layers", "0")], Some("no such setting"));
+        check("overlayfs", &[("writable_layers", "0")], Some("reads only"));
+    }
+
+    #[test]
+    fn overlayfs_takes_its_layers_as_data_and_by_either_call() {
+        check("overlayfs", &[("data_only", "true"), ("mount_api", "mount")], None);
+        check("bundled", &[("data_only", "true")], None);
+        check("overlayfs", &[("data_only", "yes")], Some("not one of"));
+        check("overlayfs", &[("mount_api", "fsmount")], Some("not one of"));
+        check("bundled", &[("mount_api", "mount")], Some("reads only"));
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod listed;
 mod listing;
 mod marks;
 mod merge;
+mod metadata_layer;
 mod tree;
 
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ pub use build::{
 pub use copy::copy_layer;
 pub use layout::{FileEntry, Item, ItemKind, LayerDir, Layout, Totals};
 pub use listing::{LARGEST, Listing};
+pub use metadata_layer::write_metadata_layer;
 pub use tree::Tree;
 
 /// Why a stack could not be built. What was written so far is left to the
