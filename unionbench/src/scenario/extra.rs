@@ -130,8 +130,9 @@ mod tests {
 
     #[test]
     fn settings_that_nobody_reads_are_refused() {
-        check("overlayfs", &[("command", "m {target}")], Some("no such setting"));
+        check("overlayfs", &[("command", "m {target}")], Some("reads only"));
         check("command", &[("command", "m {target}"), ("colour", "red")], Some("reads only"));
+        check("bare", &[("command", "m {target}")], Some("no such setting"));
         check("bundled", &[], None);
     }
 }

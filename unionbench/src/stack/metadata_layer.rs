@@ -53,7 +53,8 @@ fn make(from: &Path, path: &Path, to: &Path, metadata: &fs::Metadata) -> std::io
     }
     if kind.is_symlink() {
         std::os::unix::fs::symlink(fs::read_link(from)?, to)?;
-        return std::os::unix::fs::lchown(to, Some(metadata.uid()), Some(metadata.gid()));
+        std::os::unix::fs::lchown(to, Some(metadata.uid()), Some(metadata.gid()))?;
+        return set_times(to, metadata);
     }
     if kind.is_file() {
         fs::File::create_new(to)?.set_len(metadata.len())?;
@@ -72,12 +73,16 @@ fn make(from: &Path, path: &Path, to: &Path, metadata: &fs::Metadata) -> std::io
 fn set_attributes(path: &Path, metadata: &fs::Metadata) -> std::io::Result<()> {
     std::os::unix::fs::lchown(path, Some(metadata.uid()), Some(metadata.gid()))?;
     fs::set_permissions(path, fs::Permissions::from_mode(metadata.mode() & 0o7777))?;
+    set_times(path, metadata)
+}
+
+fn set_times(path: &Path, metadata: &fs::Metadata) -> std::io::Result<()> {
     let at = |seconds, nanoseconds| Timespec { tv_sec: seconds, tv_nsec: nanoseconds };
     let times = Timestamps {
         last_access: at(metadata.atime(), metadata.atime_nsec() as _),
         last_modification: at(metadata.mtime(), metadata.mtime_nsec() as _),
     };
-    Ok(rustix::fs::utimensat(rustix::fs::CWD, path, &times, rustix::fs::AtFlags::empty())?)
+    Ok(rustix::fs::utimensat(rustix::fs::CWD, path, &times, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
 fn failed(action: &'static str, path: &Path, source: std::io::Error) -> StackError {

@@ -1,5 +1,6 @@
 //! What needs root and the kernel: probes and mounts.
 
+mod data_only;
 mod probes;
 #[path = "../skip/mod.rs"]
 mod skip;
