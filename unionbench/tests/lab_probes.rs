@@ -11,7 +11,7 @@ use std::process::Command;
 use skip::skipped;
 use unionbench::lab::{Exit, Guest, GuestFile, Kernel, Mode, OUT_DIR};
 use unionbench::probe;
-use unionbench::record::{Record, Round};
+use unionbench::record::{Losses, Record, Round};
 
 const SCENARIO: &str = r#"
 name = "probed"
@@ -171,7 +171,9 @@ fn check(release: &str) {
     let listed = probed(&record, "readdir");
     assert_eq!(counted(listed, "readdir_merge"), listed.n_ops);
     for round in [cold, written, deleted, listed] {
-        assert!(round.losses.is_zero(), "{:?}", round.losses);
+        // A sample's stack that could not be read touches none of these figures.
+        let losses = Losses { stacks: 0, ..round.losses };
+        assert!(losses.is_zero(), "{losses:?}");
     }
     let by = |operation: &str| {
         let probe = record.probes.iter().find(|p| p.operation == operation && p.attached);

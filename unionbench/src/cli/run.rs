@@ -21,7 +21,7 @@ use super::run_lab;
 use crate::lab;
 use crate::plan::{self, Choices, Plan};
 use crate::record::ScenarioText;
-use crate::record::{Availability, CellStatus, EngineStatus, Program, Record};
+use crate::record::{Availability, Cell, CellStatus, EngineStatus, Program, Record};
 use crate::report::{self, Analysis, Appearance};
 use crate::run::{self, Blind, Context, Observer, Probes, SampleSink, Scratch};
 use crate::scenario::{self, Scenario};
@@ -409,6 +409,20 @@ fn verdict(record: &Record) -> anyhow::Result<ExitCode> {
             .and_then(|reasons| reasons.first().copied())
     {
         return Err(Failure::Unsupported(reason.clone()).into());
+    }
+    // A run that measured nothing of a union is no success, whatever was in the way.
+    let of_unions = || {
+        let is_asked = |cell: &&Cell| asked.iter().any(|backend| backend.name == cell.backend);
+        record.cells.iter().filter(is_asked)
+    };
+    let in_the_way = of_unions().map(|cell| match &cell.status {
+        CellStatus::Unsupported { reason } => Some(reason),
+        _ => None,
+    });
+    if let Some(reasons) = in_the_way.collect::<Option<Vec<_>>>()
+        && let Some(reason) = reasons.first()
+    {
+        return Err(Failure::Unsupported((*reason).clone()).into());
     }
     let failed = record
         .cells

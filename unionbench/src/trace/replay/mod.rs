@@ -68,6 +68,8 @@ struct Gathered {
     operations: Vec<ReplayPlan>,
     /// Directories that were copied up during the recording.
     copied_directories: BTreeSet<String>,
+    /// Thread → the last object that its rename copied up, and when.
+    renamed: BTreeMap<u32, (String, u64)>,
     n_copy_ups: u64,
     n_pathless: u64,
     substituted: BTreeMap<&'static str, u64>,
@@ -144,12 +146,17 @@ impl Gathered {
                     self.copied_directories.insert(path.to_owned());
                 }
                 self.objects.entry(path.to_owned()).or_insert((event.layer, kind));
+                if event.trigger == Some(Trigger::Rename) {
+                    self.renamed.insert(event.tid, (path.to_owned(), event.at_unix_ns));
+                }
                 if let Some(by) = self.replayed(event.trigger, directory, event) {
                     self.operations.push(ReplayPlan { by, on: path.to_owned() });
                 } else if event.trigger == Some(Trigger::Unlink) && directory {
                     self.removed_in.insert(path.to_owned());
                 }
             }
+            // What a rename leaves behind comes with the rename.
+            Kind::Whiteout if self.is_of_rename(path, event) => {}
             Kind::Whiteout if !path.is_empty() => {
                 self.objects.entry(path.to_owned()).or_insert((None, kind));
                 self.removed.insert(path.to_owned());
@@ -161,6 +168,14 @@ impl Gathered {
             }
             _ => {}
         }
+    }
+
+    /// The copy-up of the rename lies within the making of its whiteout.
+    fn is_of_rename(&self, path: &str, event: &Event) -> bool {
+        let within = event.at_unix_ns..=event.at_unix_ns + event.latency_ns.0;
+        self.renamed
+            .get(&event.tid)
+            .is_some_and(|(renamed, at)| renamed == path && within.contains(at))
     }
 
     /// What does a copy-up again; none for one that another operation brings
@@ -341,6 +356,23 @@ mod tests {
         assert_eq!(found.up, ["b", "b/c"]);
         assert_eq!((found.n_layers, found.files.len()), (3, 3));
         assert!(found.notes.is_empty(), "{:?}", found.notes);
+    }
+
+    #[test]
+    fn the_whiteout_of_a_rename_is_not_a_removal() {
+        let rename = at("/a/f", Trigger::Rename, Object::File);
+        let whiteout = |at_unix_ns| Event {
+            kind: Kind::Whiteout,
+            trigger: None,
+            layer: None,
+            at_unix_ns,
+            latency_ns: crate::unit::Nanos(50),
+            ..rename.clone()
+        };
+        let began = rename.at_unix_ns;
+        let found = replay(&[rename.clone(), whiteout(began - 10), whiteout(began + 1000)]);
+        let done: Vec<_> = found.operations.iter().map(|o| o.by).collect();
+        assert_eq!(done, [Replayed::Rename, Replayed::Unlink]);
     }
 
     #[test]
