@@ -300,6 +300,23 @@ mod tests {
         );
     }
 
+    /// fentry is offered a function that has a type, by its very name.
+    #[test]
+    fn what_aufs_roles_resolve_to_has_types_on_linux_6_1() {
+        let names = include_str!("fixtures/linux-6.1-aufs.names");
+        let typed: Vec<_> = include_str!("fixtures/linux-6.1-aufs.btf.names").lines().collect();
+        let functions: Vec<_> = names.lines().map(|name| (1, name)).collect();
+        let table = super::super::kallsyms::Kallsyms::for_test(&functions);
+        let roles: Vec<_> = ROLES.iter().filter(|role| role.family == Family::Aufs).collect();
+        assert!(!roles.is_empty());
+        for role in roles {
+            let symbol = role.candidates.iter().find_map(|candidate| table.resolve(candidate));
+            assert!(symbol.is_some_and(|symbol| typed.contains(&symbol)), "{role:?}: {symbol:?}");
+        }
+        // A function that was cloned has no type under its own name.
+        assert!(!typed.contains(&"au_cpup_single"));
+    }
+
     #[test]
     fn roles_of_aufs_resolve_to_nothing_where_it_is_not() {
         let names = include_str!("fixtures/linux-6.18.names");
