@@ -17,6 +17,7 @@ pub use family::{Family, Labels, Shape, Value};
 pub use histogram::Latencies;
 pub use text::{openmetrics, plain};
 
+use crate::probe::FUSE_NAMES;
 use crate::trace::{Event, Kind, summary};
 
 /// After which a label set gives its place up: an hour.
@@ -261,52 +262,10 @@ impl Counts {
     }
 }
 
-/// Opcodes of `include/uapi/linux/fuse.h` that a union is asked often; what
-/// else a daemon or a recording may name counts as one.
-const OPCODES: [&str; 38] = [
-    "LOOKUP",
-    "FORGET",
-    "GETATTR",
-    "SETATTR",
-    "READLINK",
-    "SYMLINK",
-    "MKNOD",
-    "MKDIR",
-    "UNLINK",
-    "RMDIR",
-    "RENAME",
-    "LINK",
-    "OPEN",
-    "READ",
-    "WRITE",
-    "STATFS",
-    "RELEASE",
-    "FSYNC",
-    "SETXATTR",
-    "GETXATTR",
-    "LISTXATTR",
-    "REMOVEXATTR",
-    "FLUSH",
-    "INIT",
-    "OPENDIR",
-    "READDIR",
-    "RELEASEDIR",
-    "FSYNCDIR",
-    "ACCESS",
-    "CREATE",
-    "IOCTL",
-    "BATCH_FORGET",
-    "FALLOCATE",
-    "READDIRPLUS",
-    "RENAME2",
-    "LSEEK",
-    "COPY_FILE_RANGE",
-    "STATX",
-];
-
+/// What a daemon or a recording names beside the protocol's opcodes counts as one.
 fn opcode(name: &str) -> &'static str {
     let name = name.strip_prefix("FUSE_").unwrap_or(name);
-    OPCODES.iter().find(|known| **known == name).copied().unwrap_or(OTHER)
+    FUSE_NAMES.iter().find(|known| **known == name && !name.is_empty()).copied().unwrap_or(OTHER)
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ mod tracefs;
 pub use attach::Sides;
 pub use catalogue::Family;
 pub use cost::{PairCost, pair_costs};
-pub use drain::{Observations, fuse_name};
+pub use drain::{FUSE_NAMES, Observations, fuse_name};
 pub use engine::{Availability, Engine};
 pub use object::{bytes as object_bytes, is_embedded};
 pub use sampling::DEFAULT_HERTZ;
