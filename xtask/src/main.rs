@@ -5,6 +5,7 @@
 //! writes BPF. This program finds or installs both, says aloud what it does
 //! and why, and then does the ordinary thing with cargo.
 
+mod browser;
 mod check;
 mod command;
 mod gate;
@@ -77,6 +78,7 @@ fn dispatch(arguments: &[String]) -> Result<ExitCode> {
         "test" => {
             setup::lab();
             setup::prometheus(&root);
+            browser::ready(&root);
             let object = object_or_none(&root);
             let mut command = cargo_with(&root, "test", object.as_deref(), &[]);
             return suite::run(command.arg("--no-fail-fast").args(rest));

@@ -79,15 +79,7 @@ fn install_debian_toolchain() -> Result<Toolchain> {
     say(
         "no compiler here knows the kernel's target: installing Debian's rustc-web beside yours (about 20 s)",
     );
-    let mut words = DEBIAN_LINE.split(' ');
-    let installed = must_succeed(
-        Command::new(words.next().unwrap_or("apt-get"))
-            .args(words)
-            .args(["--yes", "-qq"])
-            .env("DEBIAN_FRONTEND", "noninteractive")
-            .stdout(std::process::Stdio::null()),
-    );
-    installed.with_context(|| {
+    install_packages(DEBIAN_LINE).with_context(|| {
         format!("cannot install the compiler: try `apt-get update` first, or type {lines}")
     })?;
     toolchain::find()?.with_context(|| {
@@ -108,15 +100,7 @@ pub fn lab() {
         return;
     }
     say("installing QEMU for the lab (about 30 s)");
-    let mut words = LINE.split(' ');
-    let installed = must_succeed(
-        Command::new(words.next().unwrap_or("apt-get"))
-            .args(words)
-            .args(["--yes", "-qq"])
-            .env("DEBIAN_FRONTEND", "noninteractive")
-            .stdout(std::process::Stdio::null()),
-    );
-    if let Err(error) = installed {
+    if let Err(error) = install_packages(LINE) {
         say(&format!(
             "no QEMU for the lab ({error:#}): try `apt-get update` first, or type {LINE}"
         ));
@@ -156,7 +140,19 @@ pub fn prometheus(root: &Path) {
     }
 }
 
-fn running_as_root() -> bool {
+/// Runs the line that a person would type, without questions and without words.
+pub fn install_packages(line: &str) -> Result<()> {
+    let mut words = line.split(' ');
+    must_succeed(
+        Command::new(words.next().unwrap_or("apt-get"))
+            .args(words)
+            .args(["--yes", "-qq"])
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .stdout(std::process::Stdio::null()),
+    )
+}
+
+pub fn running_as_root() -> bool {
     output(Command::new("id").arg("-u")).is_ok_and(|uid| uid.trim() == "0")
 }
 

@@ -1,0 +1,66 @@
+//! What the tests of the report's page and of the action need: a browser, Node,
+//! and packages of npm under `target/tools/node_modules`.
+//!
+//! Without them those tests are skipped and say so, hence no error here.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result};
+
+use crate::command::{must_succeed, on_path, say};
+use crate::setup::{install_packages, running_as_root};
+
+/// The newest that Debian 12's Node 18 runs.
+const PACKAGES: [&str; 4] = [
+    "puppeteer-core@24.43.1",
+    "axe-core@4.14.1",
+    "@action-validator/cli@0.6.0",
+    "@action-validator/core@0.6.0",
+];
+const PROGRAMS: [&str; 3] = ["chromium", "node", "npm"];
+const LINE: &str = "apt-get install --no-install-recommends chromium nodejs npm";
+
+/// Installs what is missing: programs where this is Debian and root may, packages
+/// where the network allows it.
+pub fn ready(root: &Path) {
+    if std::env::var_os("UNIONBENCH_NODE_MODULES").is_some() {
+        return;
+    }
+    if let Err(error) = programs().and_then(|()| packages(&root.join("target/tools"))) {
+        say(&format!("the report's page and the action are not tested ({error:#})"));
+    }
+}
+
+fn programs() -> Result<()> {
+    let missing: Vec<&str> = PROGRAMS.into_iter().filter(|name| on_path(name).is_none()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let remedy = format!("no {}: type `{LINE}` (Debian)", missing.join(", no "));
+    if on_path("apt-get").is_none() || !running_as_root() {
+        anyhow::bail!(remedy);
+    }
+    say("installing Chromium and Node for tests of the report's page (about 1 minute)");
+    install_packages(LINE).with_context(|| format!("{remedy}, perhaps after `apt-get update`"))
+}
+
+/// Exactly [`PACKAGES`]; a stamp tells that they are there.
+fn packages(folder: &Path) -> Result<()> {
+    let (modules, wanted) = (folder.join("node_modules"), PACKAGES.join("\n"));
+    let stamp = modules.join("unionbench-packages");
+    if fs::read_to_string(&stamp).is_ok_and(|text| text == wanted) {
+        return Ok(());
+    }
+    say(&format!(
+        "installing {} into target/tools, for tests of the report's page and the action (40 MB, about 15 s)",
+        PACKAGES.join(", ")
+    ));
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let mut npm = Command::new("npm");
+    npm.args(["install", "--no-audit", "--no-fund", "--ignore-scripts", "--no-package-lock"]);
+    npm.args(["--no-save", "--loglevel", "error", "--prefix"]).arg(folder).args(PACKAGES);
+    must_succeed(npm.stdout(Stdio::null())).context("npm could not install its packages")?;
+    fs::write(&stamp, wanted).with_context(|| format!("cannot write {}", stamp.display()))
+}
