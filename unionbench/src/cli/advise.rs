@@ -52,7 +52,7 @@ struct Measured {
 }
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let is_result = args.subject.is_dir() || args.subject.ends_with(store::RECORD);
+    let is_result = args.subject.is_dir() || store::is_record(&args.subject);
     let (all, measure): (Vec<Findings>, Measure) = if is_result {
         let record = store::read(&args.subject)?;
         let facts = advise::of_record(&record);

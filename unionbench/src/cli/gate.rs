@@ -111,13 +111,13 @@ pub(super) fn records(paths: &[PathBuf]) -> anyhow::Result<Vec<(PathBuf, Record)
     let mut found = Vec::new();
     for path in paths {
         let before = found.len();
-        if path.is_dir() && !path.join(store::RECORD).exists() {
+        if path.is_dir() && !holds_record(path) {
             for file in record_files(path)? {
                 found.push((file.clone(), store::read(&file)?));
             }
             if found.len() == before {
                 bail!(
-                    "cannot judge {}: no record lies in it; name a results folder",
+                    "cannot read {}: no record lies in it; name a results folder",
                     path.display()
                 );
             }
@@ -141,13 +141,19 @@ fn record_files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
             let hidden = path.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
             if path.is_dir() && !hidden {
                 open.push(path);
-            } else if path.ends_with(store::RECORD) {
+            } else if store::is_record(&path) {
                 found.push(path);
             }
         }
     }
     found.sort();
+    // A folder holds one record, be it there twice.
+    found.dedup_by(|second, first| second.parent() == first.parent());
     Ok(found)
+}
+
+fn holds_record(folder: &Path) -> bool {
+    [store::RECORD, store::PACKED].iter().any(|name| folder.join(name).exists())
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {

@@ -11,6 +11,7 @@ use super::run::{Format, print_report};
 use super::{Failure, step_summary};
 use crate::record::Record;
 use crate::report::{self, Analysis, HtmlSubject, write_all};
+use crate::store;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -20,9 +21,10 @@ pub struct Args {
     /// What is printed [default: human; nothing beside an -o FILE]
     #[arg(long, value_enum)]
     format: Option<Output>,
-    /// Writes one self-contained page (a name in .html), or summary, figures,
+    /// Writes one self-contained page (a name in .html), the record itself,
+    /// compressed to be committed (a name in .json.zst), or summary, figures,
     /// page and plots into a folder
-    #[arg(short, long, value_name = "FILE.html|FOLDER")]
+    #[arg(short, long, value_name = "FILE.html|FILE.json.zst|FOLDER")]
     out: Option<PathBuf>,
 }
 
@@ -43,33 +45,63 @@ enum Output {
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let read = records(&args.records)?;
     if let Some(out) = &args.out {
-        if out.extension().is_some_and(|e| e == "html") {
-            std::fs::write(out, page(&read)?)
-                .with_context(|| format!("cannot write {}", out.display()))?;
-            eprintln!("unionbench: wrote {}", out.display());
-        } else {
-            let [(_, record)] = read.as_slice() else {
-                let message =
-                    "a folder takes the report of one record: name a FILE.html for several";
-                return Err(Failure::Usage(message.into()).into());
-            };
-            std::fs::create_dir_all(out).with_context(|| {
-                format!("cannot make the folder {} (a page is called FILE.html)", out.display())
-            })?;
-            for path in write_all(record, out)? {
-                eprintln!("unionbench: wrote {}", path.display());
-            }
-        }
+        write(out, &read)?;
     }
     let format = match (args.format, &args.out) {
         (Some(format), _) => format,
-        (None, Some(out)) if out.extension().is_some_and(|e| e == "html") => {
+        (None, Some(out)) if !matches!(Form::of(out), Form::Folder) => {
             return Ok(ExitCode::SUCCESS);
         }
         (None, _) => Output::Human,
     };
     print(format, &read)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What an `-o` is by its name.
+enum Form {
+    Page,
+    Packed,
+    Folder,
+}
+
+impl Form {
+    fn of(out: &Path) -> Self {
+        match out.extension() {
+            Some(extension) if extension == "html" => Self::Page,
+            Some(extension) if extension == "zst" => Self::Packed,
+            _ => Self::Folder,
+        }
+    }
+}
+
+fn write(out: &Path, read: &[(PathBuf, Record)]) -> anyhow::Result<()> {
+    let only = |what: &str| match read {
+        [(_, record)] => Ok(record),
+        _ => Err(Failure::Usage(format!("{what} one record: name a FILE.html for several"))),
+    };
+    let written = match Form::of(out) {
+        Form::Page => {
+            std::fs::write(out, page(read)?)
+                .with_context(|| format!("cannot write {}", out.display()))?;
+            vec![out.to_owned()]
+        }
+        Form::Packed => {
+            store::pack(only("a packed record holds")?, out)?;
+            vec![out.to_owned()]
+        }
+        Form::Folder => {
+            let record = only("a folder takes the report of")?;
+            std::fs::create_dir_all(out).with_context(|| {
+                format!("cannot make the folder {} (a page is called FILE.html)", out.display())
+            })?;
+            write_all(record, out)?
+        }
+    };
+    for path in written {
+        eprintln!("unionbench: wrote {}", path.display());
+    }
+    Ok(())
 }
 
 fn print(format: Output, read: &[(PathBuf, Record)]) -> anyhow::Result<()> {

@@ -7,13 +7,15 @@
 //! lock on its `samples.csv` gone, and [`remove_abandoned`] takes it away.
 
 mod hlog;
+mod packed;
 mod reader;
 mod schema;
 mod writer;
 
 use std::path::PathBuf;
 
-pub use reader::read;
+pub use packed::pack;
+pub use reader::{is_record, read};
 pub use schema::json_schema;
 pub use writer::{Writer, remove_abandoned};
 
@@ -21,6 +23,9 @@ use crate::stats::hdr::HdrError;
 
 /// The record itself.
 pub const RECORD: &str = "record.json";
+/// The same compressed with Zstandard, as a repository keeps it: about a
+/// twentieth of it. Read wherever a record is.
+pub const PACKED: &str = "record.json.zst";
 /// Every sample that was taken.
 pub const SAMPLES: &str = "samples.csv";
 /// One HDR histogram per cell, round and state of the probes.
@@ -49,7 +54,12 @@ pub enum StoreError {
         path.display()
     )]
     Truncated { path: PathBuf, line: usize },
-    #[error("cannot read {}: it is not a unionbench record; name a record.json", path.display())]
+    #[error(
+        "cannot read {}: it is damaged or ends in the middle of its compressed text; restore it from its copy",
+        path.display()
+    )]
+    Packed { path: PathBuf, source: std::io::Error },
+    #[error("cannot read {}: it is not a unionbench record, or no longer; name a record.json or restore it from its copy", path.display())]
     NotARecord { path: PathBuf, source: serde_json::Error },
     #[error(
         "cannot read {}: its schema is {found} and this program reads {supported} only; {remedy}",

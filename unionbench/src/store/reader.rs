@@ -1,11 +1,11 @@
 //! Reading a record back.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::error::Category;
 
-use super::{RECORD, StoreError};
+use super::{PACKED, RECORD, StoreError, packed};
 use crate::record::{Record, SCHEMA_VERSION};
 
 /// The one field that every version of the schema has.
@@ -14,12 +14,20 @@ struct Head {
     schema: u32,
 }
 
-/// Reads a record from its file or from the folder that holds it. A record of
-/// another schema version is refused before anything else of it is looked at.
+/// The file is called as a record is, packed or not.
+pub fn is_record(path: &Path) -> bool {
+    path.ends_with(RECORD) || path.ends_with(PACKED)
+}
+
+/// Reads a record, packed or not, from its file or from the folder that holds
+/// it. A record of another schema version is refused before anything else of it
+/// is looked at.
 pub fn read(path: &Path) -> Result<Record, StoreError> {
-    let path = if path.is_dir() { path.join(RECORD) } else { path.to_owned() };
-    let text =
+    let path = if path.is_dir() { file_in(path) } else { path.to_owned() };
+    let bytes =
         std::fs::read(&path).map_err(|source| StoreError::Open { path: path.clone(), source })?;
+    let text = packed::unpacked(bytes)
+        .map_err(|source| StoreError::Packed { path: path.clone(), source })?;
     // A structure may stand as an array in serde's data model; a record may not.
     if text.trim_ascii_start().first() == Some(&b'[') {
         let source = serde::de::Error::custom("it is an array");
@@ -33,6 +41,12 @@ pub fn read(path: &Path) -> Result<Record, StoreError> {
         return Err(StoreError::Schema { path, found: head.schema, supported: SCHEMA_VERSION });
     }
     serde_json::from_slice(&text).map_err(|source| StoreError::Damaged { path, source })
+}
+
+/// The record of a folder: the packed one if there is no other.
+fn file_in(folder: &Path) -> PathBuf {
+    let (plain, packed) = (folder.join(RECORD), folder.join(PACKED));
+    if !plain.exists() && packed.exists() { packed } else { plain }
 }
 
 #[cfg(test)]
