@@ -216,8 +216,9 @@ fn jobs<'a>(
         let trials = 0..args.trials;
         let one = |trial| {
             let what = format!("{}, trial {trial}", injection.what);
-            // Never the boot that the first runs had.
-            job(what, trial + per_boot, Some(set.clone()), Some(injection))
+            // A boot and a perturbation that no run of the base had.
+            let first = args.runs.next_multiple_of(per_boot);
+            job(what, first + trial, Some(set.clone()), Some(injection))
         };
         trials.map(one).collect()
     });

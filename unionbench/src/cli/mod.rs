@@ -1,7 +1,10 @@
 //! The command line: one file per subcommand. What is printed is printed here
 //! and in the modules below, nowhere else: results on stdout, talk on stderr.
 
-/// The standard macro ends the program by a panic where stdout is closed.
+/// The standard macros end the program by a panic where stdout is closed.
+macro_rules! print {
+    ($($text:tt)*) => { $crate::cli::out::text(format_args!($($text)*)) };
+}
 macro_rules! println {
     () => { println!("") };
     ($($text:tt)*) => { $crate::cli::out::line(format_args!($($text)*)) };

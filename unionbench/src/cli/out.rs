@@ -3,10 +3,16 @@
 use std::fmt::Arguments;
 use std::io::{ErrorKind, Write as _, stderr, stdout};
 
-/// One line. A reader that has seen enough and closed the pipe (`| head`) is
-/// no error; a full disk behind stdout is told, once for every line.
-pub fn line(text: Arguments<'_>) {
-    match writeln!(stdout().lock(), "{text}") {
+/// One line, as [`text`] prints it.
+pub fn line(line: Arguments<'_>) {
+    text(format_args!("{line}\n"));
+}
+
+/// A reader that has seen enough and closed the pipe (`| head`) is no error; a
+/// full disk behind stdout is told, once for every piece.
+pub fn text(text: Arguments<'_>) {
+    let mut out = stdout().lock();
+    match out.write_fmt(text).and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             let _ = writeln!(stderr(), "unionbench: cannot print the result: {error}");
         }

@@ -43,6 +43,10 @@ pub enum CompareError {
         "cannot compare records of different labs: {field} is {base} and {new}; measure both with the same one"
     )]
     Labs { field: &'static str, base: String, new: String },
+    #[error(
+        "cannot compare {cell}: the record holds it twice; restore it from its copy or measure again"
+    )]
+    Twice { cell: String },
     #[error("cannot compare nothing: name at least one record")]
     Empty,
     #[error("cannot compare the record of {scenario}: no cell of it has a valid figure")]
@@ -405,14 +409,19 @@ fn judge_ratios(rows: &mut [Row], base: &Subject, new: &Subject) {
         };
         if row.verdict == Verdict::Inconclusive {
             row.why = if logs.len() < needed {
-                let (n, m) = (logs.len(), judged.len());
-                format!("{n} rounds are too few: {m} ratios need {needed} rounds on both sides")
+                let m = judged.len();
+                format!("too few rounds: {m} ratios need {needed} on both sides")
             } else {
                 let more = rounds_to_tell(logs, limit);
-                format!("{} rounds scatter too much: {more}", logs.len())
+                format!("{} scatter too much: {more}", rounds(logs.len()))
             };
         }
     }
+}
+
+/// `1 round`, `2 rounds`.
+fn rounds(n: usize) -> String {
+    format!("{n} round{}", if n == 1 { "" } else { "s" })
 }
 
 /// How many rounds would tell on which side of `limit` the centre of `logs` lies,
@@ -471,15 +480,16 @@ fn same(base: &Identity, new: &Identity) -> Result<(), CompareError> {
         ),
         ("settings (--set)", base.overrides.join(" "), new.overrides.join(" ")),
         ("seeds", base.seed.to_string(), new.seed.to_string()),
-        (
-            "stacks (their hashes differ)",
-            base.stacks.iter().map(short).collect::<Vec<_>>().join(" "),
-            new.stacks.iter().map(short).collect::<Vec<_>>().join(" "),
-        ),
+        ("numbers of stacks", base.stacks.len().to_string(), new.stacks.len().to_string()),
     ];
     if let Some((what, base, new)) = facts.into_iter().find(|(_, base, new)| base != new) {
         let named = |text: String| if text.is_empty() { "none".to_owned() } else { text };
         return Err(CompareError::Different { what, base: named(base), new: named(new) });
+    }
+    // One that differs tells enough: a matrix has many.
+    if let Some((base, new)) = base.stacks.iter().zip(&new.stacks).find(|(b, n)| b != n) {
+        let what = "stacks (their hashes differ)";
+        return Err(CompareError::Different { what, base: short(base), new: short(new) });
     }
     same_lab(base.lab.as_ref(), new.lab.as_ref())
 }

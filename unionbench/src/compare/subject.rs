@@ -121,6 +121,11 @@ impl Subject {
         if cells.iter().all(|cell| cell.metrics.is_empty()) {
             return Err(CompareError::Nothing { scenario: record.scenario.name.clone() });
         }
+        // The second would go unseen.
+        let mut known = std::collections::BTreeSet::new();
+        if let Some(cell) = cells.iter().find(|cell| !known.insert(cell.id.as_str())) {
+            return Err(CompareError::Twice { cell: cell.id.clone() });
+        }
         Ok(Self { identity: identity(record), place: place(record), cells })
     }
 

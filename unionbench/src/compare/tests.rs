@@ -322,3 +322,21 @@ fn a_record_compared_with_a_slower_one() {
     let comparison = compare(&record(12), &scaled(12, "overlayfs", 1.3), &POLICY);
     insta::assert_snapshot!(comparison.expect("comparable"));
 }
+
+#[test]
+fn record_that_holds_a_cell_twice_is_refused() {
+    let (base, mut new) = (record(8), record(8));
+    let again = new.cells[1].clone();
+    new.cells.push(again);
+    let error = compare(&base, &new, &POLICY).expect_err("the second would go unseen");
+    assert!(error.to_string().contains("holds it twice"), "{error}");
+}
+
+#[test]
+fn of_stacks_that_differ_one_is_named() {
+    let (base, mut new) = (record(8), record(8));
+    let last = new.stacks.last_mut().expect("it has stacks");
+    last.hash = "f00d".into();
+    let error = compare(&base, &new, &POLICY).expect_err("other stacks").to_string();
+    assert!(error.contains("hashes differ") && error.contains("and f00d;"), "{error}");
+}

@@ -29,7 +29,7 @@ impl Row {
             text.push(')');
         }
         if let (Some(n), Some(p)) = (self.n_rounds, self.p) {
-            text += &format!(", {n} rounds, p {p:.3}");
+            text += &format!(", {}, p {p:.3}", super::rounds(n));
         }
         text
     }
