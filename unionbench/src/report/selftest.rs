@@ -52,13 +52,29 @@ fn of(p: &Proportion) -> String {
     format!("{} of {} [{:.1} %, {:.1} %]", p.successes, p.trials, p.low * 100.0, p.high * 100.0)
 }
 
-/// Share of runs that alarm against the measured rise, with 95 % intervals; the
-/// leftmost point is the false-alarm rate.
+/// Colours of the targets, in turn.
+const COLOURS: [&str; 4] = ["#0b62a4", "#b3460f", "#2d7d32", "#6a3d9a"];
+
+/// Share of runs that alarm against the measured rise, with 95 % intervals: a
+/// line for each target of slowdowns, all from the false-alarm rate on the left.
 pub fn selftest_svg(report: &SelftestReport) -> String {
-    let mut points: Vec<(f64, Proportion)> = vec![(0.0, report.false_alarms())];
-    points.extend(report.power().into_iter().map(|(_, rise, found)| (rise * 100.0, found)));
-    points.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let highest = points.iter().map(|p| p.0).fold(1.0, f64::max) * 1.05;
+    let mut lines: Vec<(String, Vec<(f64, Proportion)>)> = Vec::new();
+    for (injection, rise, found) in report.power() {
+        let point = (rise * 100.0, found);
+        match lines.iter_mut().find(|(target, _)| *target == injection.target) {
+            Some((_, points)) => points.push(point),
+            None => lines.push((injection.target, vec![point])),
+        }
+    }
+    if lines.is_empty() {
+        lines.push((String::new(), Vec::new()));
+    }
+    for (_, points) in &mut lines {
+        points.push((0.0, report.false_alarms()));
+        points.sort_by(|a, b| a.0.total_cmp(&b.0));
+    }
+    let rises = lines.iter().flat_map(|(_, points)| points.iter().map(|point| point.0));
+    let highest = rises.fold(1.0, f64::max) * 1.05;
     let (left, top, width, height) = (70.0, 50.0, 620.0, 300.0);
     // The square root spreads small rises apart and keeps zero.
     let x = |rise: f64| left + width * (rise.max(0.0) / highest).sqrt();
@@ -89,23 +105,29 @@ pub fn selftest_svg(report: &SelftestReport) -> String {
             top + height + 20.0
         );
     }
-    let path: Vec<String> =
-        points.iter().map(|(rise, p)| format!("{:.1},{:.1}", x(*rise), y(share(p)))).collect();
-    let _ = write!(
-        svg,
-        "<polyline points=\"{}\" fill=\"none\" stroke=\"#0b62a4\" stroke-width=\"2\"/>",
-        path.join(" ")
-    );
-    for (rise, p) in &points {
+    for (n, (target, points)) in lines.iter().enumerate() {
+        let colour = COLOURS[n % COLOURS.len()];
+        let path: Vec<String> =
+            points.iter().map(|(rise, p)| format!("{:.1},{:.1}", x(*rise), y(share(p)))).collect();
         let _ = write!(
             svg,
-            "<line x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{:.1}\" y2=\"{:.1}\" stroke=\"#0b62a4\"/><circle cx=\"{x:.1}\" cy=\"{:.1}\" r=\"4\" fill=\"#0b62a4\"><title>{}</title></circle>",
-            y(p.low),
-            y(p.high),
-            y(share(p)),
-            escaped(&format!("rise {rise:.2} %: {}", of(p))),
-            x = x(*rise)
+            "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/><text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\" fill=\"{colour}\">{}</text>",
+            path.join(" "),
+            left + width,
+            top + height * 0.75 + 18.0 * n as f64,
+            escaped(target)
         );
+        for (rise, p) in points {
+            let _ = write!(
+                svg,
+                "<line x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{:.1}\" y2=\"{:.1}\" stroke=\"{colour}\"/><circle cx=\"{x:.1}\" cy=\"{:.1}\" r=\"4\" fill=\"{colour}\"><title>{}</title></circle>",
+                y(p.low),
+                y(p.high),
+                y(share(p)),
+                escaped(&format!("rise {rise:.2} %: {}", of(p))),
+                x = x(*rise)
+            );
+        }
     }
     let _ = writeln!(
         svg,
@@ -131,6 +153,18 @@ mod tests {
 
     use super::*;
     use crate::gate::{Class, Injection, Outcome};
+
+    #[test]
+    fn each_target_has_a_line_that_begins_at_the_false_alarms() {
+        let mut report = report();
+        let other = Injection { what: "x".into(), size: None, target: "warm".into() };
+        let outcome = Outcome { class: Class::Injected(other), ..report.outcomes[3].clone() };
+        report.outcomes.push(outcome);
+        let svg = selftest_svg(&report);
+        assert_eq!(svg.matches("<polyline").count(), 2);
+        assert_eq!(svg.matches("rise 0.00 %: 1 of 3").count(), 2);
+        assert!(svg.contains(">cold</text>") && svg.contains(">warm</text>"));
+    }
 
     fn report() -> SelftestReport {
         let outcome = |class: Class, alarmed: bool, rise: f64| Outcome {
@@ -173,6 +207,7 @@ mod tests {
         let svg = selftest_svg(&report());
         assert_eq!(svg.matches("<circle").count(), 2);
         assert!(svg.contains("s&lt;1&gt;") && svg.contains("rise 1.00 %: 2 of 2"));
+        assert_eq!(svg.matches("<polyline").count(), 1);
         resvg::usvg::Tree::from_str(&svg, &resvg::usvg::Options::default()).expect("an SVG");
     }
 }
