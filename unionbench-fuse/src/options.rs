@@ -53,6 +53,10 @@ pub struct MountOptions {
     /// Copy attributes alone when only they change. As with the kernel's
     /// option, such an upper layer is only read right where it is on too.
     pub metacopy: bool,
+    /// Refuse with `EXDEV`, as a move to another file system, the rename of a
+    /// directory that has lower parts, which would need a redirect. Redirects
+    /// that the layers hold are followed all the same.
+    pub no_redirects: bool,
     /// Turns of an empty loop after each lookup. For tests alone: a slowdown of
     /// known size, by which a measurement shows that it finds one.
     pub test_delay: u32,
@@ -66,6 +70,18 @@ pub enum OptionsError {
         "cannot read mount option {0:?}: layers are given by lowerdir=, upperdir= and workdir= or by dirs=; the other options are in unionbench-fuse/README.md"
     )]
     Unknown(String),
+    /// An option of the kernel's that promises what this union does not do.
+    #[error(
+        "cannot mount with {option}={value}: {why}; leave it out, or mount the layers by overlayfs"
+    )]
+    Promise {
+        /// The option's name.
+        option: &'static str,
+        /// What was given.
+        value: String,
+        /// What is missing.
+        why: &'static str,
+    },
     /// Neither lower nor upper layers.
     #[error("cannot mount a union of nothing: give lowerdir= or dirs=")]
     NoLayer,
@@ -103,8 +119,9 @@ impl MountOptions {
     /// aufs' `dirs=a=rw:b=ro` (also `br:`), whose first branch is writable
     /// unless it says otherwise; of several writable ones the leftmost takes
     /// the writes. After `::` come data-only layers. A backslash takes the next
-    /// `,` or `:` as part of a name. Options of the kernel that change nothing here (`index=`,
-    /// `xino=`, `redirect_dir=`, `nfs_export=`, generic mount flags) are accepted.
+    /// `,` or `:` as part of a name. Options of the kernel that change nothing here
+    /// (`xino=`, `uuid=`, `index=off`, generic mount flags) are accepted; those
+    /// that promise what this union does not do are refused.
     pub fn parse(text: &str) -> Result<Self, OptionsError> {
         let mut options = Self::default();
         for item in split(text, ',').iter().filter(|item| !item.is_empty()) {
@@ -140,10 +157,17 @@ impl MountOptions {
             }
             "test_delay" => self.test_delay = number("test_delay", value)?,
             _ if item.starts_with("br:") => self.branches(&item[3..])?,
-            "index"
-            | "xino"
-            | "redirect_dir"
-            | "nfs_export"
+            "redirect_dir" => self.no_redirects = !creates_redirects(value)?,
+            "index" => refuse_on("index", value, NO_INDEX)?,
+            "nfs_export" => refuse_on("nfs_export", value, NO_HANDLES)?,
+            "verity" if value != "off" => {
+                return Err(OptionsError::Promise {
+                    option: "verity",
+                    value: value.to_owned(),
+                    why: "it checks no digests of file data",
+                });
+            }
+            "xino"
             | "uuid"
             | "rw"
             | "suid"
@@ -235,6 +259,30 @@ impl MountOptions {
             _ => Ok(()),
         }
     }
+}
+
+const NO_INDEX: &str = "it keeps no index of hard links, whose names part once one of them \
+    has been copied up and the union is mounted again";
+const NO_HANDLES: &str = "its files cannot be found by a handle after a remount";
+
+/// `follow` and `nofollow` create none, as with the kernel's overlayfs.
+fn creates_redirects(value: &str) -> Result<bool, OptionsError> {
+    match value {
+        "on" => Ok(true),
+        "off" | "follow" | "nofollow" => Ok(false),
+        _ => Err(OptionsError::Value {
+            option: "redirect_dir",
+            value: value.to_owned(),
+            allowed: "on, off, follow or nofollow",
+        }),
+    }
+}
+
+fn refuse_on(option: &'static str, value: &str, why: &'static str) -> Result<(), OptionsError> {
+    if !on_or_off(option, value)? {
+        return Ok(());
+    }
+    Err(OptionsError::Promise { option, value: value.to_owned(), why })
 }
 
 fn on_or_off(option: &'static str, value: &str) -> Result<bool, OptionsError> {
@@ -345,6 +393,15 @@ mod tests {
             let error = MountOptions::parse(&format!("lowerdir=a,{value}")).unwrap_err();
             assert!(matches!(error, OptionsError::Value { .. }), "{value}: {error}");
         }
+        for promise in ["index=on", "nfs_export=on", "verity=on", "verity=require"] {
+            let error = MountOptions::parse(&format!("lowerdir=a,{promise}")).unwrap_err();
+            assert!(matches!(error, OptionsError::Promise { .. }), "{promise}: {error}");
+            assert!(error.to_string().contains(promise), "{error}");
+        }
+        for plain in ["index=off", "nfs_export=off", "verity=off", "redirect_dir=on"] {
+            assert!(!MountOptions::parse(&format!("lowerdir=a,{plain}")).unwrap().no_redirects);
+        }
+        assert!(MountOptions::parse("lowerdir=a,redirect_dir=off").unwrap().no_redirects);
         assert_eq!(refused("lowerdir=a,colour=red"), OptionsError::Unknown("colour=red".into()));
     }
 }

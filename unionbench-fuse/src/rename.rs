@@ -100,15 +100,24 @@ impl Union {
                 return Err(Errno::NOTEMPTY);
             }
             if exchange {
+                self.check_may_move(&target)?;
                 self.copy_up(&target, Data::All)?;
             }
         } else if exchange {
             return Err(Errno::NOENT);
         }
+        self.check_may_move(&moved)?;
         self.copy_up(&moved, Data::All)?;
         self.copy_up(from.parent, Data::All)?;
         self.copy_up(to.parent, Data::All)?;
         Ok(moves_dirs)
+    }
+
+    /// Refuses what would need a redirect where none may be made, as the kernel
+    /// does (`ovl_can_move`).
+    fn check_may_move(&self, node: &Node) -> Result<(), Errno> {
+        let has_lower = node.is_dir() && !node.state.lock().below.places().is_empty();
+        if has_lower && self.no_redirects { Err(Errno::XDEV) } else { Ok(()) }
     }
 
     fn target(&self, to: End<'_>) -> Result<(Target, bool), Errno> {

@@ -101,6 +101,7 @@ pub struct Union {
     pub(crate) privileged: bool,
     pub(crate) volatile: bool,
     pub(crate) metacopy: bool,
+    pub(crate) no_redirects: bool,
     pub(crate) nodes: Table,
     /// Shared by every operation, exclusive for a rename.
     pub(crate) tree: RwLock<()>,
@@ -158,6 +159,7 @@ impl Union {
             privileged,
             volatile: options.volatile,
             metacopy: options.metacopy,
+            no_redirects: options.no_redirects,
             nodes,
             tree: RwLock::new(()),
             devices: RwLock::new(Vec::new()),
