@@ -98,18 +98,9 @@ impl Union {
         if let Some(size) = change.size {
             rustix::fs::ftruncate(at.open(OFlags::WRONLY)?, size)?;
         }
-        if change.uid.is_some() || change.gid.is_some() {
-            at.chown(change.uid, change.gid)?;
-        }
-        if let Some(mode) = change.mode {
-            at.chmod(mode)?;
-        }
-        if change.atime.is_some() || change.mtime.is_some() {
-            at.set_times(&Timestamps {
-                last_access: change.atime.unwrap_or(OMIT),
-                last_modification: change.mtime.unwrap_or(OMIT),
-            })?;
-        }
+        let changed = apply(&at, change);
+        node.gives_anew();
+        changed?;
         self.stat(node)
     }
 
@@ -129,4 +120,21 @@ impl Union {
         let path = node.upper_path().ok_or(Errno::NOENT)?;
         rustix::fs::fsync(self.upper(&path)?.open(OFlags::RDONLY | OFlags::DIRECTORY)?)
     }
+}
+
+/// Changes all but the size.
+fn apply(at: &At<'_>, change: &Change) -> Result<(), Errno> {
+    if change.uid.is_some() || change.gid.is_some() {
+        at.chown(change.uid, change.gid)?;
+    }
+    if let Some(mode) = change.mode {
+        at.chmod(mode)?;
+    }
+    if change.atime.is_none() && change.mtime.is_none() {
+        return Ok(());
+    }
+    at.set_times(&Timestamps {
+        last_access: change.atime.unwrap_or(OMIT),
+        last_modification: change.mtime.unwrap_or(OMIT),
+    })
 }

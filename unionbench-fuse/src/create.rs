@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Stat, XattrFlags}
 use rustix::io::Errno;
 
 use crate::copy_up::Data;
-use crate::index::{New, What};
+use crate::index::{Gives, New, What};
 use crate::layer::{At, Dir, join};
 use crate::node::{Node, State};
 use crate::union::{Union, clear_twin, mode};
@@ -70,26 +70,42 @@ impl Union {
         let vacancy = self.vacancy(parent, name)?;
         self.copy_up(parent, Data::All)?;
         let dir = parent.upper_path().ok_or(Errno::NOENT)?;
-        let acl = default_acl(&self.layers[0].dir(&dir)?)?;
         let path = join(&dir, name);
         let to = self.upper(&path)?;
-        let maker = inherit(&At::of_fd(to.dir.as_fd()), what, maker, acl.is_some())?;
+        let gives = self.gives(parent, &to.dir)?;
+        let maker = inherit(&gives, what, maker);
         let through_work = vacancy.hidden || (vacancy.below && what.kind() == FileType::Directory);
-        let fd = if through_work {
-            self.make_in_work(&to, what, maker, vacancy, acl)?
+        let made = if through_work {
+            self.make_in_work(&to, what, maker, vacancy, gives.acl)?
         } else {
             make_object(&to, what, maker)?
         };
-        let mut stat = match &fd {
-            Some(fd) => rustix::fs::fstat(fd)?,
-            None => to.stat()?,
+        let mut stat = match (&made.stat, &made.fd) {
+            (Some(stat), _) => *stat,
+            (None, Some(fd)) => rustix::fs::fstat(fd)?,
+            (None, None) => to.stat()?,
         };
         let ino = self.number(stat.st_dev, stat.st_ino);
         stat.st_ino = ino;
-        let kind = what.kind();
-        let node = self.nodes.find_or_make(ino, kind, State { upper: true, ..State::default() });
+        let state = State { upper: true, no_capability: true, ..State::default() };
+        let node = self.nodes.find_or_make(ino, what.kind(), state);
         self.enter(parent, name, &node, vacancy.below)?;
-        Ok((node, stat, fd))
+        Ok((node, stat, made.fd))
+    }
+
+    /// What the directory, which lies in the upper layer, gives to what is made
+    /// in it. It is read under the lock under which a change of the directory
+    /// forgets it, so that no such change is missed.
+    fn gives(&self, parent: &Node, dir: &Dir<'_>) -> Result<Gives, Errno> {
+        let mut index = self.index_of(parent)?;
+        if let Some(known) = &index.gives {
+            return Ok(known.clone());
+        }
+        let stat = At::of_fd(dir.as_fd()).stat()?;
+        let group = (stat.st_mode & SET_GID != 0).then_some(stat.st_gid);
+        let gives = Gives { acl: default_acl(dir)?.map(Arc::from), group };
+        index.gives = Some(gives.clone());
+        Ok(gives)
     }
 
     /// Makes the object in the work folder and moves it to its name. There it
@@ -100,8 +116,8 @@ impl Union {
         what: Make<'_>,
         maker: Maker,
         vacancy: Vacancy,
-        acl: Option<Vec<u8>>,
-    ) -> Result<Option<OwnedFd>, Errno> {
+        acl: Option<Arc<[u8]>>,
+    ) -> Result<Made, Errno> {
         let name = self.twin_name();
         let stage = self.in_work(&name)?;
         let mut twin_name = name.clone();
@@ -111,8 +127,11 @@ impl Union {
             twin_name = join(&name, OsStr::new("twin"));
         }
         let twin = self.in_work(&twin_name)?;
-        let made = make_object(&twin, what, maker)
-            .and_then(|fd| self.put(&twin, to, what.kind(), vacancy.hidden).map(|()| fd));
+        // Its move changes its times, so what was seen before is not kept.
+        let made = make_object(&twin, what, maker).and_then(|made| {
+            self.put(&twin, to, what.kind(), vacancy.hidden)?;
+            Ok(Made { stat: None, ..made })
+        });
         if made.is_err() {
             let _ = clear_twin(&twin);
         }
@@ -222,41 +241,54 @@ fn default_acl(dir: &Dir<'_>) -> Result<Option<Vec<u8>>, Errno> {
 /// A directory with the set-group-ID bit gives its group to what is made in
 /// it, and the bit to directories; one without a default ACL lets the umask
 /// count.
-fn inherit(dir: &At<'_>, what: Make<'_>, mut maker: Maker, has_acl: bool) -> Result<Maker, Errno> {
-    if !has_acl {
+fn inherit(gives: &Gives, what: Make<'_>, mut maker: Maker) -> Maker {
+    if gives.acl.is_none() {
         maker.mode &= !maker.umask;
     }
-    let stat = dir.stat()?;
-    if stat.st_mode & SET_GID != 0 {
-        maker.gid = stat.st_gid;
+    if let Some(group) = gives.group {
+        maker.gid = group;
         if what.kind() == FileType::Directory {
             maker.mode |= SET_GID;
         }
     }
-    Ok(maker)
+    maker
 }
 
-fn make_object(to: &At<'_>, what: Make<'_>, maker: Maker) -> Result<Option<OwnedFd>, Errno> {
+/// A new object.
+struct Made {
+    /// A regular file, open for reading and writing.
+    fd: Option<OwnedFd>,
+    /// Its attributes, if nothing has changed them since.
+    stat: Option<Stat>,
+}
+
+fn make_object(to: &At<'_>, what: Make<'_>, maker: Maker) -> Result<Made, Errno> {
     let bits = mode(maker.mode);
-    let mut fd = None;
+    let mut made = Made { fd: None, stat: None };
     match what {
         Make::File => {
             let flags =
                 OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            fd = Some(rustix::fs::openat(&to.dir, to.name, flags, bits)?);
+            let fd = rustix::fs::openat(&to.dir, to.name, flags, bits)?;
+            made.stat = Some(rustix::fs::fstat(&fd)?);
+            made.fd = Some(fd);
         }
         Make::Directory => rustix::fs::mkdirat(&to.dir, to.name, bits)?,
         Make::Symlink(target) => rustix::fs::symlinkat(target, &to.dir, to.name)?,
         Make::Special(kind, device) => rustix::fs::mknodat(&to.dir, to.name, kind, bits, device)?,
     }
+    let special = bits.intersects(Mode::SUID | Mode::SGID | Mode::SVTX);
+    if !special && made.stat.is_some_and(|s| (s.st_uid, s.st_gid) == (maker.uid, maker.gid)) {
+        return Ok(made);
+    }
+    made.stat = None;
     // A change of owner clears the set-ID bits, so they are set after it; the
     // process's own umask is 0 while it serves.
     to.chown(Some(maker.uid), Some(maker.gid))?;
-    let special = bits.intersects(Mode::SUID | Mode::SGID | Mode::SVTX);
     if special && !matches!(what, Make::Symlink(_)) {
         // The plain bits are those that an inherited ACL has left.
         let plain = to.stat()?.st_mode & 0o777;
         to.chmod(plain | (maker.mode & 0o7000))?;
     }
-    Ok(fd)
+    Ok(made)
 }

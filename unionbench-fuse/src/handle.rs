@@ -115,20 +115,31 @@ impl Handles {
         }
         let flags = if write { OFlags::RDWR } else { OFlags::RDONLY };
         let (flags, fd) = union.open_file(&node, flags)?;
-        let handle = Arc::new(Handle::new(node, flags, fd));
+        Ok(self.add_implicit(Handle::new(node, flags, fd), write))
+    }
+
+    /// Keeps the descriptor with which a file was made for the writes that are
+    /// likely to follow.
+    pub(crate) fn keep(&self, node: Arc<Node>, fd: OwnedFd) {
+        self.add_implicit(Handle::new(node, OFlags::RDWR, fd), true);
+    }
+
+    fn add_implicit(&self, handle: Handle, write: bool) -> Arc<Handle> {
+        let ino = handle.node.ino;
+        let handle = Arc::new(handle);
         self.opened(&handle);
-        let mut shard = shard.lock();
+        let mut shard = self.implicit[ino as usize % SHARDS].lock();
+        let mut leaving = Vec::new();
         if shard.len() >= IMPLICIT / SHARDS {
-            for (_, old) in shard.drain() {
-                self.closed(&old);
-                old.leave();
-            }
+            leaving.extend(shard.drain().map(|(_, old)| old));
         }
-        if let Some(old) = shard.insert(key, handle.clone()) {
+        leaving.extend(shard.insert((ino, write), handle.clone()));
+        drop(shard);
+        for old in leaving {
             self.closed(&old);
             old.leave();
         }
-        Ok(handle)
+        handle
     }
 
     /// Lets go of an inode that the kernel has forgotten.

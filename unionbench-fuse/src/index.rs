@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::hash::BuildHasher;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 use rustix::fs::FileType;
@@ -95,9 +96,20 @@ impl Slot {
     }
 }
 
+/// What a directory of the upper layer gives to what is made in it.
+#[derive(Clone, Debug)]
+pub(crate) struct Gives {
+    /// Its default ACL.
+    pub(crate) acl: Option<Arc<[u8]>>,
+    /// Its group, if it has the set-group-ID bit.
+    pub(crate) group: Option<u32>,
+}
+
 /// The listing.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
+    /// Kept from the first object made here until the directory is changed.
+    pub(crate) gives: Option<Gives>,
     slots: Vec<Slot>,
     free: Vec<u32>,
     names: Vec<u8>,

@@ -176,6 +176,9 @@ pub(crate) struct State {
     pub(crate) metacopy: bool,
     /// A lower file was looked at for a metacopy mark.
     pub(crate) checked: bool,
+    /// The object was made here and has been given no attribute since, so it
+    /// has no capability, for which the kernel asks before the first write.
+    pub(crate) no_capability: bool,
 }
 
 /// One object of the union.
@@ -211,6 +214,12 @@ impl Node {
     /// Changes the listing, if it has been read.
     pub(crate) fn with_index<T>(&self, change: impl FnOnce(&mut Index) -> T) -> Option<T> {
         self.index()?.lock().as_mut().map(change)
+    }
+
+    /// Forgets what the directory gives to what is made in it. Called after any
+    /// change of its attributes.
+    pub(crate) fn gives_anew(&self) {
+        self.with_index(|index| index.gives = None);
     }
 
     fn name_in(&self, slot: u32) -> Option<OsString> {

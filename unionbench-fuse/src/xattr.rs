@@ -14,8 +14,13 @@ use crate::marks::{shown_name, stored_name};
 use crate::node::Node;
 use crate::union::Union;
 
+const CAPABILITY: &str = "security.capability";
+
 impl Union {
     pub(crate) fn get_xattr(&self, node: &Node, name: &OsStr) -> Result<Vec<u8>, Errno> {
+        if name == CAPABILITY && node.state.lock().no_capability {
+            return Err(Errno::NODATA);
+        }
         let _tree = self.shared();
         self.spot(node)?.at(self)?.xattr(&stored_name(name))?.ok_or(Errno::NODATA)
     }
@@ -45,7 +50,10 @@ impl Union {
         let _tree = self.shared();
         self.copy_up(node, self.attributes_only())?;
         let flags = XattrFlags::from_bits_retain(flags as u32);
-        self.spot(node)?.at(self)?.set_xattr(&stored_name(name), value, flags)
+        node.state.lock().no_capability = false;
+        self.spot(node)?.at(self)?.set_xattr(&stored_name(name), value, flags)?;
+        node.gives_anew();
+        Ok(())
     }
 
     pub(crate) fn remove_xattr(&self, node: &Arc<Node>, name: &OsStr) -> Result<(), Errno> {
@@ -54,7 +62,9 @@ impl Union {
         self.get_xattr(node, name)?;
         let _tree = self.shared();
         self.copy_up(node, self.attributes_only())?;
-        self.spot(node)?.at(self)?.remove_xattr(&stored_name(name))
+        self.spot(node)?.at(self)?.remove_xattr(&stored_name(name))?;
+        node.gives_anew();
+        Ok(())
     }
 
     fn attributes_only(&self) -> Data {

@@ -3,8 +3,10 @@
 //!
 //! `ops` holds one callback for each request: it decodes, calls one operation
 //! of the union, and replies. `serving` holds what several of them share,
-//! `turns` says which thread answers where, `convert` the protocol's values.
+//! `turns` says which thread answers where, `ahead` reads listings ahead of
+//! their readers, `convert` the protocol's values.
 
+mod ahead;
 mod convert;
 mod ops;
 mod serving;

@@ -72,6 +72,7 @@ impl Filesystem for Fs {
         reply: ReplyAttr,
     ) {
         let _turn = self.turns.take(req);
+        let _change = self.changes.begin();
         let change =
             Change { mode, uid, gid, size, atime: atime.map(timespec), mtime: mtime.map(timespec) };
         let changed = self.union.node(ino.0).and_then(|n| {
@@ -107,6 +108,7 @@ impl Filesystem for Fs {
         reply: ReplyEntry,
     ) {
         let _turn = self.turns.take(req);
+        let _change = self.changes.begin();
         let what = match FileType::from_raw_mode(mode) {
             FileType::RegularFile => Make::File,
             kind => Make::Special(kind, decode_device(rdev)),
@@ -124,6 +126,7 @@ impl Filesystem for Fs {
         reply: ReplyEntry,
     ) {
         let _turn = self.turns.take(req);
+        let _change = self.changes.begin();
         self.make(parent, name, Make::Directory, maker(req, mode, umask), reply);
     }
 
@@ -136,17 +139,20 @@ impl Filesystem for Fs {
         reply: ReplyEntry,
     ) {
         let _turn = self.turns.take(req);
+        let _change = self.changes.begin();
         self.make(parent, name, Make::Symlink(target), maker(req, 0o777, 0), reply);
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let _turn = self.turns.take(req);
+        let _change = self.changes.begin();
         let done = self.union.node(parent.0).and_then(|p| self.union.unlink(&p, name));
         reply_empty(done, reply);
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let _turn = self.turns.take(req);
+        let _change = self.changes.begin();
         let done = self.union.node(parent.0).and_then(|p| self.union.rmdir(&p, name));
         reply_empty(done, reply);
     }
@@ -162,6 +168,7 @@ impl Filesystem for Fs {
         reply: ReplyEmpty,
     ) {
         let _turn = self.turns.take(req);
+        let _change = self.changes.begin();
         let renamed = || {
             let (old, new) = (self.union.node(parent.0)?, self.union.node(newparent.0)?);
             let flags = RenameFlags::from_bits_retain(flags.bits());
@@ -183,6 +190,7 @@ impl Filesystem for Fs {
         reply: ReplyEntry,
     ) {
         let _turn = self.turns.take(req);
+        let _change = self.changes.begin();
         let linked = || {
             let (node, parent) = (self.union.node(ino.0)?, self.union.node(newparent.0)?);
             let stat = self.union.link(&node, &parent, newname)?;
@@ -199,8 +207,10 @@ impl Filesystem for Fs {
         if self.without_opens {
             return reply.error(code(Errno::NOSYS));
         }
+        let flags = OFlags::from_bits_retain(flags.0 as u32);
+        let changes = flags.intersects(OFlags::ACCMODE | OFlags::TRUNC);
+        let _change = changes.then(|| self.changes.begin());
         let opened = self.union.node(ino.0).and_then(|n| {
-            let flags = OFlags::from_bits_retain(flags.0 as u32);
             let (access, fd) = self.union.open_file(&n, flags)?;
             if flags.contains(OFlags::TRUNC) {
                 self.drop_privileges(req, &n)?;
@@ -231,6 +241,12 @@ impl Filesystem for Fs {
         reply: ReplyCreate,
     ) {
         let _turn = self.turns.take(req);
+        let _change = self.changes.begin();
+        if self.without_opens {
+            // The kernel then makes a file and uses it without an open, which
+            // also spares the release.
+            return reply.error(code(Errno::NOSYS));
+        }
         let maker = maker(req, mode, umask);
         let made =
             self.union.node(parent.0).and_then(|p| self.union.make(&p, name, Make::File, maker));
@@ -242,9 +258,6 @@ impl Filesystem for Fs {
         self.union.nodes.hold(&node);
         let (generation, attr) = (Generation(node.generation.into()), attr(&stat));
         let keep = FopenFlags::FOPEN_KEEP_CACHE;
-        if self.without_opens {
-            return reply.created(&FOREVER, &attr, generation, FileHandle(0), keep);
-        }
         let mut handle = Handle::new(node, OFlags::RDWR, fd);
         handle.backing = self.backing(&handle, |fd| reply.open_backing(fd));
         let backing = handle.backing.clone();
@@ -295,6 +308,7 @@ impl Filesystem for Fs {
         reply: ReplyWrite,
     ) {
         let _turn = self.turns.take(req);
+        let _change = self.changes.begin();
         let written = self.fd(ino, fh, true).and_then(|fd| {
             if write.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
                 self.union.drop_privileges(&self.union.node(ino.0)?)?;
@@ -403,21 +417,8 @@ impl Filesystem for Fs {
         mut reply: ReplyDirectoryPlus,
     ) {
         let _turn = self.turns.take(req);
-        let mut fill = || {
-            let dir = self.union.node(ino.0)?;
-            let mut at = offset;
-            loop {
-                let batch = self.union.list(&dir, at, BATCH)?;
-                let Some(last) = batch.last() else { return Ok(()) };
-                at = last.next;
-                for item in &batch {
-                    if self.add_plus(&dir, item, &mut reply) {
-                        return Ok(());
-                    }
-                }
-            }
-        };
-        match fill() {
+        let filled = self.union.node(ino.0).and_then(|d| self.fill_plus(&d, offset, &mut reply));
+        match filled {
             Ok(()) => reply.ok(),
             Err(e) => reply.error(code(e)),
         }
@@ -464,6 +465,7 @@ impl Filesystem for Fs {
         reply: ReplyEmpty,
     ) {
         let _turn = self.turns.take(req);
+        let _change = self.changes.begin();
         reply_empty(
             self.union.node(ino.0).and_then(|n| self.union.set_xattr(&n, name, value, flags)),
             reply,
@@ -486,6 +488,7 @@ impl Filesystem for Fs {
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let _turn = self.turns.take(req);
+        let _change = self.changes.begin();
         reply_empty(self.union.node(ino.0).and_then(|n| self.union.remove_xattr(&n, name)), reply);
     }
 
@@ -500,6 +503,7 @@ impl Filesystem for Fs {
         reply: ReplyEmpty,
     ) {
         let _turn = self.turns.take(req);
+        let _change = self.changes.begin();
         let flags = FallocateFlags::from_bits_retain(mode as u32);
         reply_empty(
             self.fd(ino, fh, true).and_then(|fd| {
@@ -545,6 +549,7 @@ impl Filesystem for Fs {
         reply: ReplyWrite,
     ) {
         let _turn = self.turns.take(req);
+        let _change = self.changes.begin();
         let copy = || {
             let (from, to) = (self.fd(ino_in, fh_in, false)?, self.fd(ino_out, fh_out, true)?);
             self.drop_privileges(req, &self.union.node(ino_out.0)?)?;

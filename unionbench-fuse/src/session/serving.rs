@@ -14,6 +14,7 @@ use fuser::{
 use rustix::fs::{OFlags, Stat};
 use rustix::io::Errno;
 
+use super::ahead::{Ahead, Changes, Seen};
 use super::convert::{attr, code, kind_of, nothing};
 use super::turns::Watched;
 use crate::create::{Make, Maker};
@@ -33,13 +34,16 @@ pub(super) const BATCH: usize = 256;
 /// A union and its open files, as the transport calls them.
 #[derive(Debug)]
 pub(super) struct Fs {
-    pub(super) union: Union,
+    pub(super) union: Arc<Union>,
     pub(super) handles: Handles,
     passthrough: bool,
     /// Files are used without being opened.
     pub(super) without_opens: bool,
     pub(super) no_opendir: bool,
     pub(super) turns: Watched,
+    pub(super) changes: Arc<Changes>,
+    /// None where a file may change without a request of the kernel's.
+    ahead: Option<Ahead>,
     test_delay: u32,
 }
 
@@ -47,6 +51,8 @@ impl Fs {
     pub(super) fn new(union: Union, options: &MountOptions, turns: Watched) -> Self {
         let data = options.data;
         let passthrough = data == DataMode::Passthrough && union.privileged;
+        let (union, changes) = (Arc::new(union), Arc::new(Changes::default()));
+        let ahead = if passthrough { None } else { Ahead::new(&union, &changes) };
         Self {
             union,
             handles: Handles::new(),
@@ -54,6 +60,8 @@ impl Fs {
             without_opens: data == DataMode::NoOpen,
             no_opendir: false,
             turns,
+            changes,
+            ahead,
             test_delay: options.test_delay,
         }
     }
@@ -89,7 +97,12 @@ impl Fs {
     ) {
         let made = self.union.node(parent.0).and_then(|p| self.union.make(&p, name, what, maker));
         match made {
-            Ok((node, stat, _)) => self.reply_entry(Ok((node, stat)), reply),
+            Ok((node, stat, fd)) => {
+                if let Some(fd) = fd.filter(|_| self.without_opens) {
+                    self.handles.keep(node.clone(), fd);
+                }
+                self.reply_entry(Ok((node, stat)), reply);
+            }
             Err(e) => reply.error(code(e)),
         }
     }
@@ -201,21 +214,64 @@ impl Fs {
         Ok(true)
     }
 
-    /// Adds a name with its attributes; true if the reply is full. Each name
-    /// added is one more reference that the kernel holds.
-    pub(super) fn add_plus(
+    /// Fills a listing with attributes, from `offset` on.
+    pub(super) fn fill_plus(
         &self,
         dir: &Arc<Node>,
-        item: &Listed,
+        offset: u64,
         reply: &mut ReplyDirectoryPlus,
-    ) -> bool {
+    ) -> Result<(), Errno> {
+        let (mut at, mut added) = (offset, 0);
+        let mut known = self.ahead.iter().flat_map(|a| a.take(dir.ino, offset));
+        let mut full = false;
+        for (item, seen) in known.by_ref() {
+            full = self.add_plus(&item, seen, reply);
+            if full {
+                break;
+            }
+            (at, added) = (item.next, added + 1);
+        }
+        if let Some(ahead) = &self.ahead {
+            ahead.release(known);
+        }
+        while !full {
+            let batch = self.union.list(dir, at, BATCH)?;
+            if batch.is_empty() {
+                return Ok(());
+            }
+            for item in &batch {
+                let seen = self.see(dir, item);
+                full = self.add_plus(item, seen, reply);
+                if full {
+                    break;
+                }
+                (at, added) = (item.next, added + 1);
+            }
+        }
+        if let Some(ahead) = &self.ahead {
+            // Names differ in length, so the next reply may hold some more.
+            ahead.ask(dir, at, added + added / 8);
+        }
+        Ok(())
+    }
+
+    fn see(&self, dir: &Arc<Node>, item: &Listed) -> Seen {
+        if item.next < 3 {
+            return Err(Errno::ISDIR);
+        }
+        let _tree = self.union.shared();
+        self.union.child(dir, &item.name, &item.found)
+    }
+
+    /// Adds a name with its attributes; true if the reply is full. Each name
+    /// added is one more reference that the kernel holds.
+    fn add_plus(&self, item: &Listed, seen: Seen, reply: &mut ReplyDirectoryPlus) -> bool {
         if item.next < 3 {
             let ino = INodeNo(item.found.ino);
             let dot = FileAttr { ino, kind: Kind::Directory, ..nothing() };
             return reply.add(ino, item.next, &item.name, &Duration::ZERO, &dot, Generation(0));
         }
-        let _tree = self.union.shared();
-        let (node, stat) = match self.union.child(dir, &item.name, &item.found) {
+        let (node, stat) = match seen {
             Ok(found) => found,
             // It went away since the batch was taken.
             Err(Errno::NOENT | Errno::STALE) => return false,
