@@ -101,7 +101,9 @@ impl Union {
     /// The redirect mark. A damaged one gives the kernel's errno (Linux 6.18):
     /// `EINVAL` for a text that is no path, `EACCES` for one with `.` or `..`.
     pub(crate) fn redirect(&self, at: &At<'_>, names: &[u8]) -> Result<Option<PathBuf>, Errno> {
-        let Some(value) = self.read_mark(at, names, "redirect")? else { return Ok(None) };
+        let Some(mut value) = self.read_mark(at, names, "redirect")? else { return Ok(None) };
+        // The kernel reads it as a text that ends with the first NUL.
+        value.truncate(value.iter().position(|b| *b == 0).unwrap_or(value.len()));
         check_redirect(&value)?;
         Ok(Some(PathBuf::from(OsString::from_vec(value))))
     }
@@ -123,7 +125,7 @@ fn check_redirect(value: &[u8]) -> Result<(), Errno> {
         None if value.contains(&b'/') => return Err(Errno::INVAL),
         None => value,
     };
-    if names.contains(&0) || names.split(|b| *b == b'/').any(<[u8]>::is_empty) {
+    if names.split(|b| *b == b'/').any(<[u8]>::is_empty) {
         return Err(Errno::INVAL);
     }
     let plain = |c: Component<'_>| matches!(c, Component::Normal(_));

@@ -4,10 +4,12 @@
 //! The program runs itself again below `unshare`, so that nothing it mounts is
 //! seen outside. Without root or `/dev/fuse` every case is listed as skipped.
 
+mod answers;
 mod cases;
 mod daemon;
 mod hostile;
 mod interop;
+mod kept;
 mod model;
 mod world;
 
@@ -24,6 +26,8 @@ fn main() -> ExitCode {
         .chain(hostile::ALL)
         .chain(daemon::ALL)
         .chain(interop::ALL)
+        .chain(answers::ALL)
+        .chain(kept::ALL)
         .chain(model::ALL)
         .collect();
     let args: Vec<String> = std::env::args().skip(1).collect();
