@@ -95,10 +95,8 @@ pub fn begin_layer() {
     count(Counter::LayerVisits);
     let mut turn = u64::from(LAYER_TURNS);
     if thread.depth > 0 && thread.depth as usize <= MAX_DEPTH {
-        let top = masked::<{ MAX_DEPTH - 1 }>(thread.depth as usize - 1);
-        if let Some(frame) = thread.frames.get_mut(top)
-            && frame.operation == Operation::Lookup as u32
-        {
+        let frame = frame(thread, thread.depth - 1);
+        if frame.operation == Operation::Lookup as u32 {
             turn = frame.note;
             frame.note += 1;
         }
@@ -113,10 +111,6 @@ pub fn end<C: EbpfContext>(ctx: &C, operation: Operation, returned: i64) {
     // SAFETY: the helper has no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     let Some(thread) = thread() else { return };
-    if thread.depth as usize > MAX_DEPTH {
-        thread.depth -= 1;
-        return;
-    }
     let Some(frame) = pop(thread, operation) else { return };
     let duration = now.wrapping_sub(frame.start_ns);
     record(operation as u32, duration, false);
@@ -152,27 +146,34 @@ pub fn end_phase<C: EbpfContext>(ctx: &C, operation: Operation, returned: i64) {
 
 /// What the innermost running call is.
 #[inline(always)]
-fn innermost(thread: &Thread) -> Option<u32> {
+fn innermost(thread: &mut Thread) -> Option<u32> {
     if thread.depth == 0 || thread.depth as usize > MAX_DEPTH {
         return None;
     }
-    let top = masked::<{ MAX_DEPTH - 1 }>(thread.depth as usize - 1);
-    thread.frames.get(top).map(|frame| frame.operation)
+    Some(frame(thread, thread.depth - 1).operation)
+}
+
+/// A frame; the index is less than [`MAX_DEPTH`], or another frame is named.
+/// The verifier of Linux 6.1 forgets on some paths that it was compared.
+#[inline(always)]
+fn frame(thread: &mut Thread, index: u32) -> &mut Frame {
+    let index = masked::<{ MAX_DEPTH - 1 }>(index as usize);
+    // SAFETY: the mask leaves no other index than those of the frames.
+    unsafe { thread.frames.get_unchecked_mut(index) }
 }
 
 #[inline(always)]
 fn push(thread: &mut Thread, operation: Operation, note: u64) {
-    let depth = thread.depth as usize;
+    let depth = thread.depth;
     thread.depth += 1;
-    if depth >= MAX_DEPTH {
+    if depth as usize >= MAX_DEPTH {
         count(Counter::LostFrames);
         return;
     }
-    // The verifier of Linux 6.1 forgets the check above on some paths.
-    let Some(frame) = thread.frames.get_mut(masked::<{ MAX_DEPTH - 1 }>(depth)) else { return };
-    if matches!(operation, Operation::CopyUp | Operation::CopyUpWorker) {
+    if is_copy_up(operation as u32) {
         thread.copy_ups += 1;
     }
+    let frame = frame(thread, depth);
     frame.operation = operation as u32;
     frame.note = note;
     // Read last: what stands above is not the call's own time.
@@ -225,42 +226,52 @@ fn record_fuse(opcode: u64, duration: u64) {
 /// began before the phase, and is no loss.
 #[inline(always)]
 fn pop(thread: &mut Thread, operation: Operation) -> Option<Frame> {
-    let depth = thread.depth;
-    if depth == 0 {
+    let index = thread.depth.wrapping_sub(1);
+    if index >= MAX_DEPTH as u32 {
+        // None is running, or so many that this one has no frame.
+        thread.depth = thread.depth.saturating_sub(1);
         return None;
     }
-    let top = masked::<{ MAX_DEPTH - 1 }>(depth as usize - 1);
-    let (index, frame) = match thread.frames.get(top) {
-        Some(frame) if frame.operation == operation as u32 => (depth - 1, *frame),
-        _ => below(thread, operation)?,
-    };
+    let top = *frame(thread, index);
+    if top.operation != operation as u32 {
+        return below(thread, operation as u32).then(|| *frame(thread, thread.depth));
+    }
     thread.depth = index;
-    if index == 0 {
-        // Also after ends that were missed.
-        thread.copy_ups = 0;
-    } else if matches!(operation, Operation::CopyUp | Operation::CopyUpWorker) {
+    if is_copy_up(operation as u32) {
         thread.copy_ups = thread.copy_ups.saturating_sub(1);
     }
-    Some(frame)
+    Some(top)
 }
 
-/// The frame is not the topmost. It walks upwards and keeps the last match:
-/// downwards, the verifier loses the lower bound of the index.
-#[inline(always)]
-fn below(thread: &Thread, operation: Operation) -> Option<(u32, Frame)> {
-    let mut found = None;
+/// Cuts the frames down to the innermost one of an operation, and that one
+/// too; false if there is none. It walks upwards and keeps the last match:
+/// downwards, the verifier loses the lower bound of the index. A function of
+/// its own, as [`crate::maps::thread`] says of another.
+#[inline(never)]
+fn below(thread: &mut Thread, operation: u32) -> bool {
+    const NONE: u32 = MAX_DEPTH as u32;
+    let (mut copy_ups, mut depth, mut copy_ups_left) = (0, NONE, 0);
     for (index, frame) in thread.frames.iter().enumerate() {
         if index as u32 >= thread.depth {
             break;
         }
-        if frame.operation == operation as u32 {
-            found = Some((index as u32, *frame));
+        if frame.operation == operation {
+            (depth, copy_ups_left) = (index as u32, copy_ups);
         }
+        copy_ups += is_copy_up(frame.operation) as u32;
     }
-    if found.is_some() {
-        count(Counter::LostEnds);
+    if depth == NONE {
+        return false;
     }
-    found
+    count(Counter::LostEnds);
+    thread.depth = depth;
+    thread.copy_ups = copy_ups_left;
+    true
+}
+
+#[inline(always)]
+fn is_copy_up(operation: u32) -> bool {
+    operation == Operation::CopyUp as u32 || operation == Operation::CopyUpWorker as u32
 }
 
 #[inline(always)]

@@ -99,8 +99,7 @@ pub struct Taken {
 /// the slot run in the thread's own context.
 #[inline(always)]
 pub fn thread() -> Option<&'static mut Thread> {
-    let ids = bpf_get_current_pid_tgid();
-    let tid = ids as u32;
+    let tid = bpf_get_current_pid_tgid() as u32;
     let entry = THREADS.get_ptr_mut(slot(tid))?;
     // SAFETY: the pointer comes from the map and is not null; see above for why
     // nothing else writes to a slot that is this thread's.
@@ -108,23 +107,30 @@ pub fn thread() -> Option<&'static mut Thread> {
     if entry.tid == tid {
         return Some(entry);
     }
-    join(entry, (ids >> 32) as u32, tid)
+    let by_process = CONTROL.get(0).is_some_and(|control| control.tgid != 0);
+    (by_process && join(entry)).then_some(entry)
 }
 
 /// A thread of a process that is watched as a whole takes its slot when it is
-/// first seen.
-#[inline(always)]
-fn join(entry: &'static mut Thread, tgid: u32, tid: u32) -> Option<&'static mut Thread> {
-    let control = CONTROL.get(0)?;
-    if control.tgid == 0 || control.tgid != tgid || control.enabled == 0 {
-        return None;
+/// first seen. A function of its own: within the callers it would occupy
+/// registers that every probed call has to save.
+#[inline(never)]
+fn join(entry: &mut Thread) -> bool {
+    let Some(control) = CONTROL.get(0) else { return false };
+    if control.enabled == 0 {
+        return false;
+    }
+    let ids = bpf_get_current_pid_tgid();
+    let (tgid, tid) = ((ids >> 32) as u32, ids as u32);
+    if control.tgid != tgid {
+        return false;
     }
     if entry.tid != 0 {
         count(Counter::LostThreads);
-        return None;
+        return false;
     }
     entry.tid = tid;
-    Some(entry)
+    true
 }
 
 /// A slot for the current thread, which works for one that is watched. Whoever

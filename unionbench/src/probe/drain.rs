@@ -309,7 +309,8 @@ fn take_histogram(
     for part in histograms.get(&index, 0).map_err(fault)?.iter() {
         whole.merge(part);
     }
-    if whole.count > 0 {
+    let count = whole.count();
+    if count > 0 {
         histograms.set(index, per_cpu(Histogram::EMPTY)?, 0).map_err(fault)?;
     }
     seen.losses.overflow += whole.overflow;
@@ -318,7 +319,7 @@ fn take_histogram(
         operation,
         engine: probe.engine.name().to_owned(),
         symbol: probe.symbol.clone(),
-        count: whole.count,
+        count,
         sum: whole.sum,
         min: whole.min().unwrap_or(0),
         max: whole.max,
