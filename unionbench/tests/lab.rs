@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use skip::skipped;
 use unionbench::lab::{Exit, Guest, GuestOutcome, Kernel, LabError, Mode};
 use unionbench::unit::Bytes;
@@ -280,16 +281,33 @@ fn the_guests_exit_code_is_the_programs() {
     assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// However the program is ended, QEMU ends with it and no file stays.
 #[test]
-fn qemu_dies_with_a_killed_program() {
-    if kernel("killed").is_none() {
+fn a_signal_leaves_neither_qemu_nor_files() {
+    const TEST: &str = "killed";
+    if kernel(TEST).is_none() {
         return;
     }
-    let mut child = program("killed", &["hang"]).spawn().expect("the program runs");
-    wait_until("QEMU runs", || n_qemu_with(&mark("killed")) == 1);
-    child.kill().expect("a running program");
-    child.wait().expect("a killed program");
-    wait_until("QEMU is gone", || n_qemu_with(&mark("killed")) == 0);
+    for (signal, code) in [
+        (Signal::INT, Some(130)),
+        (Signal::TERM, Some(130)),
+        (Signal::HUP, Some(130)),
+        (Signal::KILL, None),
+    ] {
+        let temporary = tempfile::tempdir().expect("a temporary folder");
+        let mut child = program(TEST, &["hang"])
+            .env("TMPDIR", temporary.path())
+            .spawn()
+            .expect("the program runs");
+        wait_until("QEMU runs", || n_qemu_with(&mark(TEST)) == 1);
+        let id = Pid::from_raw(child.id().cast_signed()).expect("a child");
+        kill_process(id, signal).expect("a running program");
+        let status = child.wait().expect("a child that ends");
+        assert_eq!(status.code(), code, "{signal:?}");
+        wait_until("QEMU is gone", || n_qemu_with(&mark(TEST)) == 0);
+        let left = fs::read_dir(temporary.path()).expect("a folder").count();
+        assert_eq!(left, 0, "{signal:?} leaves files");
+    }
 }
 
 /// The image lies below /tmp, where the guest would mount a file system.

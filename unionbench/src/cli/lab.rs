@@ -142,7 +142,7 @@ impl GuestArgs {
         if let Ok(filter) = std::env::var("RUST_LOG") {
             guest.env.push(("RUST_LOG".into(), filter));
         }
-        guest.stop = stop_on_interrupt();
+        guest.stop = stop_on_signal();
         Ok(guest)
     }
 }
@@ -307,18 +307,47 @@ fn shell(args: &ShellArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Set by Ctrl-C, upon which a guest is stopped and its folder removed. Without
-/// the listener, QEMU would still die with this process.
-fn stop_on_interrupt() -> Arc<AtomicBool> {
+/// Set by whatever politely asks a program to end, upon which a guest is
+/// stopped and the exit code says so. Without the listener, QEMU would still
+/// die with this process.
+fn stop_on_signal() -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));
     let set = Arc::clone(&stop);
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         if let Ok(runtime) = runtime
-            && runtime.block_on(tokio::signal::ctrl_c()).is_ok()
+            && runtime.block_on(first_signal()).is_ok()
         {
             set.store(true, Ordering::Relaxed);
         }
     });
     stop
+}
+
+async fn first_signal() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    // Under nohup, hanging up shall not end it.
+    let heeded = !is_ignored(SignalKind::hangup().as_raw_value());
+    let mut hangup = if heeded { Some(signal(SignalKind::hangup())?) } else { None };
+    let hung_up = async {
+        match &mut hangup {
+            Some(hangup) => hangup.recv().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        _ = hung_up => {}
+    }
+    Ok(())
+}
+
+fn is_ignored(signal: i32) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & (1 << (signal - 1)) != 0)
 }

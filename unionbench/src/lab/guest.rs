@@ -1,14 +1,13 @@
 //! One guest: what goes in, what comes out.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::UnixStream;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -16,12 +15,13 @@ use sha2::{Digest, Sha256};
 use super::MODE_VARIABLE;
 use super::accel::Accel;
 use super::error::LabError;
+use super::handed::MemoryFile;
 use super::initramfs::Initramfs;
 use super::kernel::{Feature, Kernel, hex};
 use super::library;
 use super::modules::ModuleTree;
 use super::protocol::{Exit, JOB_PATH, Job, MODULE_DIR};
-use super::qemu::{self, MACHINE, Machine, Process};
+use super::qemu::{self, Handed, MACHINE, Machine, Process};
 use super::watch::{Limits, watch};
 use crate::record;
 use crate::unit::Bytes;
@@ -230,39 +230,33 @@ impl Guest {
     pub(crate) fn run_on(&self, accel: Accel) -> Result<GuestOutcome, LabError> {
         let program = qemu::program();
         let qemu_version = qemu::version(&program)?;
-        let dir = tempfile::Builder::new()
-            .prefix("unionbench-lab-")
-            .tempdir()
-            .map_err(LabError::io("create a folder in", std::env::temp_dir()))?;
         let payload = self.payload()?;
-        let initramfs = dir.path().join("initramfs");
-        fs::write(&initramfs, &payload.archive).map_err(LabError::io("write", &initramfs))?;
-        let console = dir.path().join("console");
-        let socket = dir.path().join("results");
-        let listener = UnixListener::bind(&socket).map_err(LabError::io("listen on", &socket))?;
-        let errors = dir.path().join("qemu-stderr");
-        let stderr = File::create(&errors).map_err(LabError::io("write", &errors))?;
+        let held = |name, bytes: &[u8]| {
+            MemoryFile::new(name, bytes).map_err(LabError::io("hold in memory", "a guest's files"))
+        };
+        let initramfs = held(c"initramfs", &payload.archive)?;
+        let (console, errors) = (held(c"console", b"")?, held(c"qemu-stderr", b"")?);
+        let (results, port) =
+            UnixStream::pair().map_err(LabError::io("open", "a socket for the results"))?;
         let machine = Machine {
             mode: self.mode,
             accel,
             memory: self.memory,
             cpus: self.cpus,
             kernel: &self.kernel.image,
-            initramfs: &initramfs,
-            console: &console,
-            socket: &socket,
             append: &self.append,
             interactive: self.interactive,
         };
         let started = Instant::now();
-        let mut process = Process::spawn(&program, &machine, Stdio::from(stderr))?;
+        let handed = Handed { initramfs: &initramfs, console: &console, errors: &errors, port };
+        let mut process = Process::spawn(&program, &machine, handed)?;
         let limits = Limits {
             boot: self.boot_timeout,
             run: self.timeout,
             memory: self.memory,
             stop: &self.stop,
         };
-        let report = watch(&mut process, listener, &console, &errors, &limits)?;
+        let report = watch(&mut process, results, &console, &errors, &limits)?;
         Ok(GuestOutcome {
             exit: report.exit,
             files: report.files,

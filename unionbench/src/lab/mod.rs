@@ -11,15 +11,16 @@
 //! exact number of instructions, the same on every host that has the same
 //! [`LabIdentity`]. Caches, devices and parallelism are outside it.
 //!
-//! Owner of each resource: the working folder and the QEMU process belong to
+//! Owner of each resource: the files in memory and the QEMU process belong to
 //! one `Guest::run` call. The process dies when that call returns, when it
-//! panics, and (by the kernel) when its thread dies. A half-done run leaves at
-//! most a folder in the temporary folder, if the host process was killed.
+//! panics, and (by the kernel) when its thread dies; the files have no names
+//! (`handed`). A killed run leaves nothing.
 
 mod accel;
 mod error;
 mod fetch;
 mod guest;
+mod handed;
 pub mod init;
 mod initramfs;
 mod kernel;

@@ -1,12 +1,14 @@
 //! QEMU's command line and process.
 
 use std::ffi::OsString;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use super::accel::Accel;
 use super::error::LabError;
 use super::guest::Mode;
+use super::handed::{MemoryFile, hand};
 use super::protocol::PORT_NAME;
 use crate::sys::child::die_with_parent;
 use crate::unit::Bytes;
@@ -37,12 +39,27 @@ pub(crate) struct Machine<'a> {
     pub memory: Bytes,
     pub cpus: u32,
     pub kernel: &'a Path,
-    pub initramfs: &'a Path,
-    pub console: &'a Path,
-    pub socket: &'a Path,
     pub append: &'a str,
     /// The console is the terminal instead of a file.
     pub interactive: bool,
+}
+
+/// What QEMU gets beside its arguments.
+#[derive(Debug)]
+pub(crate) struct Handed<'a> {
+    pub initramfs: &'a MemoryFile,
+    pub console: &'a MemoryFile,
+    pub errors: &'a MemoryFile,
+    /// The guest's end of the results.
+    pub port: UnixStream,
+}
+
+/// Where QEMU finds them.
+#[derive(Debug)]
+struct Places {
+    initramfs: String,
+    console: String,
+    port: i32,
 }
 
 impl Machine<'_> {
@@ -62,7 +79,7 @@ impl Machine<'_> {
         parts.iter().filter(|part| !part.is_empty()).copied().collect::<Vec<_>>().join(" ")
     }
 
-    pub(crate) fn arguments(&self) -> Vec<OsString> {
+    fn arguments(&self, places: &Places) -> Vec<OsString> {
         let mut arguments: Vec<OsString> = Vec::new();
         let mut add = |flag: &str, value: OsString| {
             arguments.push(flag.into());
@@ -83,16 +100,16 @@ impl Machine<'_> {
             Mode::Plain => add("-accel", "tcg,thread=multi".into()),
         }
         add("-kernel", self.kernel.into());
-        add("-initrd", self.initramfs.into());
+        add("-initrd", (&places.initramfs).into());
         add("-append", self.kernel_parameters().into());
         if self.interactive {
             add("-chardev", "stdio,id=console,signal=off".into());
         } else {
             // A file never makes the guest wait, unlike a pipe or a socket.
-            add("-chardev", with_path("file,id=console,path=", self.console));
+            add("-chardev", format!("file,id=console,path={}", places.console).into());
         }
         add("-serial", "chardev:console".into());
-        add("-chardev", with_path("socket,id=results,path=", self.socket));
+        add("-chardev", format!("socket,id=results,fd={}", places.port).into());
         // Without an event descriptor the guest's notification is served on its
         // own CPU thread; with one, the guest would spin for as long as QEMU's
         // main loop takes to wake up, and no two runs would count alike.
@@ -104,13 +121,6 @@ impl Machine<'_> {
         arguments.extend(["-display", "none"].map(Into::into));
         arguments
     }
-}
-
-/// QEMU reads a doubled comma as one comma of the value.
-fn with_path(option: &str, path: &Path) -> OsString {
-    let mut text = OsString::from(option);
-    text.push(path.to_string_lossy().replace(',', ",,"));
-    text
 }
 
 /// The QEMU to use: `$UNIONBENCH_QEMU`, else the one on the path.
@@ -137,10 +147,17 @@ impl Process {
     pub(crate) fn spawn(
         program: &Path,
         machine: &Machine<'_>,
-        stderr: Stdio,
+        handed: Handed<'_>,
     ) -> Result<Self, LabError> {
         let mut command = Command::new(program);
-        command.args(machine.arguments()).stderr(stderr);
+        let failed = || LabError::io("hand to QEMU", "a guest's files");
+        let places = Places {
+            initramfs: handed.initramfs.hand_to(&mut command).map_err(failed())?,
+            console: handed.console.hand_to(&mut command).map_err(failed())?,
+            port: hand(handed.port.into(), &mut command),
+        };
+        let stderr = handed.errors.duplicate().map_err(failed())?;
+        command.args(machine.arguments(&places)).stderr(Stdio::from(stderr));
         if !machine.interactive {
             command.stdin(Stdio::null()).stdout(Stdio::null());
         }
@@ -170,14 +187,12 @@ mod tests {
             memory: Bytes(1 << 30),
             cpus: 1,
             kernel: Path::new("k"),
-            initramfs: Path::new("i"),
-            console: Path::new("a,b"),
-            socket: Path::new("s"),
             append: "extra",
             interactive: false,
         };
+        let places = Places { initramfs: "i".into(), console: "c".into(), port: 7 };
         let words: Vec<String> =
-            machine.arguments().iter().map(|a| a.to_string_lossy().into_owned()).collect();
+            machine.arguments(&places).iter().map(|a| a.to_string_lossy().into_owned()).collect();
         words.join(" ")
     }
 
@@ -189,7 +204,9 @@ mod tests {
             "-icount shift=0,sleep=off -seed 7 -rtc base=2026-01-01T00:00:00,clock=vm",
             "nokaslr norandmaps",
             "mitigations=off nokaslr norandmaps random.trust_cpu=off clocksource=tsc tsc=reliable extra",
-            "file,id=console,path=a,,b",
+            "-initrd i",
+            "file,id=console,path=c",
+            "socket,id=results,fd=7",
         ] {
             assert!(line.contains(part), "{part} is not in {line}");
         }

@@ -2,12 +2,10 @@
 //!
 //! A reader thread turns the port into events; the caller's thread owns QEMU
 //! and all decisions. The reader ends with the stream, which ends at the
-//! latest when QEMU is killed. If QEMU never connects, closing the listener's
-//! side is not enough, so the accept is done without blocking.
+//! latest when QEMU is killed: nobody else has the other end.
 
-use std::fs;
 use std::io::Write;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Component, Path};
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::error::{ConsoleTail, LabError};
 use super::guest::OutFile;
+use super::handed::MemoryFile;
 use super::protocol::{ACKNOWLEDGED, CONSOLE_MARK, End, Exit, Frame};
 use super::qemu::Process;
 use crate::unit::Bytes;
@@ -44,15 +43,14 @@ const TAIL_LINES: usize = 20;
 
 pub(crate) fn watch(
     process: &mut Process,
-    listener: UnixListener,
-    console: &Path,
-    errors: &Path,
+    results: UnixStream,
+    console: &MemoryFile,
+    errors: &MemoryFile,
     limits: &Limits<'_>,
 ) -> Result<Report, LabError> {
-    let log = || String::from_utf8_lossy(&fs::read(console).unwrap_or_default()).into_owned();
     let mut collected = Collected::default();
-    let ended = collect(process, listener, &mut collected, limits);
-    let console = log();
+    let ended = collect(process, results, &mut collected, limits);
+    let console = text(console);
     let tail = ConsoleTail::of(&console, TAIL_LINES);
     match ended {
         Ended::Reported(end) if end.oom_kills > 0 => {
@@ -68,8 +66,12 @@ pub(crate) fn watch(
         Ended::Quit(status) if status.success() && console.is_empty() && !collected.hello => {
             Err(LabError::DidNotBoot)
         }
-        Ended::Quit(status) => Err(why_it_quit(status, &console, errors, limits, tail)),
+        Ended::Quit(status) => Err(why_it_quit(status, &console, &text(errors), limits, tail)),
     }
+}
+
+fn text(file: &MemoryFile) -> String {
+    String::from_utf8_lossy(&file.contents().unwrap_or_default()).into_owned()
 }
 
 enum Ended {
@@ -130,11 +132,11 @@ fn is_below(path: &str) -> bool {
 
 fn collect(
     process: &mut Process,
-    listener: UnixListener,
+    results: UnixStream,
     collected: &mut Collected,
     limits: &Limits<'_>,
 ) -> Ended {
-    let events = read_in_background(listener);
+    let events = read_in_background(results);
     let mut deadline = Instant::now() + limits.boot;
     loop {
         if limits.stop.load(Ordering::Relaxed) {
@@ -190,12 +192,9 @@ fn wait_for_power_off(process: &mut Process) {
     }
 }
 
-fn read_in_background(listener: UnixListener) -> Receiver<Event> {
+fn read_in_background(mut stream: UnixStream) -> Receiver<Event> {
     let (sender, events) = channel();
     std::thread::spawn(move || {
-        // QEMU connects before it starts the guest. If it dies before that, its
-        // watcher drops `events`, and the next send ends this thread.
-        let Some(mut stream) = accept(&listener, &sender) else { return };
         loop {
             let event = match Frame::read_from(&mut stream) {
                 Ok(Some(frame)) => Ok(frame),
@@ -219,25 +218,10 @@ fn read_in_background(listener: UnixListener) -> Receiver<Event> {
     events
 }
 
-fn accept(listener: &UnixListener, sender: &std::sync::mpsc::Sender<Event>) -> Option<UnixStream> {
-    if let Err(error) = listener.set_nonblocking(true) {
-        let _ = sender.send(Err(error.to_string()));
-        return None;
-    }
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while Instant::now() < deadline {
-        if let Ok((stream, _)) = listener.accept() {
-            return stream.set_nonblocking(false).is_ok().then_some(stream);
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    None
-}
-
 fn why_it_quit(
     status: ExitStatus,
     console: &str,
-    errors: &Path,
+    errors: &str,
     limits: &Limits<'_>,
     tail: ConsoleTail,
 ) -> LabError {
@@ -260,8 +244,7 @@ fn why_it_quit(
     if status.success() {
         return LabError::NoExitStatus { tail };
     }
-    let stderr = fs::read_to_string(errors).unwrap_or_default();
-    let stderr = stderr.lines().last().unwrap_or("it said nothing").to_owned();
+    let stderr = errors.lines().last().unwrap_or("it said nothing").to_owned();
     LabError::QemuFailed { status: status.to_string(), stderr, tail }
 }
 
@@ -314,7 +297,7 @@ mod tests {
         let limits = Limits { boot: second, run: second, memory: Bytes(1 << 30), stop: &stop };
         let why = |console: &str| {
             let status = std::os::unix::process::ExitStatusExt::from_raw(0);
-            why_it_quit(status, console, Path::new("/nonexistent"), &limits, ConsoleTail::default())
+            why_it_quit(status, console, "", &limits, ConsoleTail::default())
         };
         assert!(matches!(why("boot\n"), LabError::NoExitStatus { .. }));
         assert!(matches!(why("unionbench-lab: cannot find x\n"), LabError::GuestSetup { .. }));
