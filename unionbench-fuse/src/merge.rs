@@ -15,6 +15,7 @@ use crate::index::{Index, New, What};
 use crate::layer::At;
 use crate::marks::Opaque;
 use crate::node::Node;
+use crate::parts::stat_dir;
 use crate::union::Union;
 use crate::whiteout::Meaning;
 
@@ -72,7 +73,8 @@ impl Union {
         let lower = !self.is_upper(layer);
         let dir = self.layers[usize::from(layer)].dir(path)?;
         let marks = lower && self.dir_marks(&dir)?.opaque == Opaque::MayHoldMarks;
-        let device = rustix::fs::statat(&dir, "", rustix::fs::AtFlags::EMPTY_PATH)?.st_dev;
+        // Asked for once a name needs it: of many layers few list files.
+        let mut device = None;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&dir, ".", flags, Mode::empty())?;
         let mut buf = [MaybeUninit::uninit(); 32768];
@@ -116,7 +118,15 @@ impl Union {
                 continue;
             }
             let known = lower && kind != FileType::Directory;
-            let ino = if known { self.number(device, item.ino()) } else { 0 };
+            let ino = if known {
+                let device = match device {
+                    Some(device) => device,
+                    None => *device.insert(stat_dir(&dir)?.st_dev),
+                };
+                self.number(device, item.ino())
+            } else {
+                0
+            };
             merge(index, &Listed { name, kind, layer, ino, lower }, hidden);
         }
         hidden.extend(newly_hidden);

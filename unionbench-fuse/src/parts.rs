@@ -228,6 +228,6 @@ fn target_in(parent: &Node, layer: u16, to: &Path) -> Option<PathBuf> {
     }
 }
 
-fn stat_dir(dir: &Dir<'_>) -> Result<Stat, Errno> {
+pub(crate) fn stat_dir(dir: &Dir<'_>) -> Result<Stat, Errno> {
     rustix::fs::statat(dir, "", AtFlags::EMPTY_PATH)
 }

@@ -2,6 +2,7 @@
 //! would show through.
 
 use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -133,14 +134,17 @@ impl Union {
         if !wanted {
             return Ok(());
         }
-        let open = |flags| self.open_data(node, flags);
+        let open = |flags| self.open_data(node, flags).map(Arc::new);
         let fd = if node.in_upper() && !node.state.lock().metacopy {
-            open(OFlags::RDWR).or_else(|_| open(OFlags::RDONLY))?
+            match node.open_fd().filter(|fd| reads_and_writes(fd)) {
+                Some(known) => known,
+                None => open(OFlags::RDWR).or_else(|_| open(OFlags::RDONLY))?,
+            }
         } else {
             open(OFlags::RDONLY)?
         };
         let mut state = node.state.lock();
-        state.opened.get_or_insert_default().pinned = Some(Arc::new(fd));
+        state.opened.get_or_insert_default().pinned = Some(fd);
         Ok(())
     }
 
@@ -154,4 +158,9 @@ impl Union {
         }
         Ok(())
     }
+}
+
+/// True for a descriptor of an upper file that serves every use of it.
+fn reads_and_writes(fd: &OwnedFd) -> bool {
+    rustix::fs::fcntl_getfl(fd).is_ok_and(|flags| flags & OFlags::ACCMODE == OFlags::RDWR)
 }
