@@ -24,7 +24,20 @@ struct Entry {
     cuts: &'static [&'static str],
 }
 
-const ENTRIES: [Entry; 1] = [Entry { name: "gate", cuts: &[] }];
+const ENTRIES: [Entry; 3] = [
+    Entry { name: "gate", cuts: &[] },
+    Entry { name: "copy-up-triggers", cuts: &["stack.group.changed.count=20"] },
+    Entry {
+        name: "whiteout-heavy-deletes",
+        cuts: &[
+            "stack.layers=8",
+            "stack.files_per_layer=120",
+            "stack.dirs=16",
+            "stack.whiteouts_per_layer=[0,60]",
+            "phase.delete-bottom.count=40",
+        ],
+    },
+];
 
 impl Entry {
     fn scenario(&self) -> String {
@@ -40,33 +53,41 @@ impl Entry {
     }
 }
 
-/// Judges this tree; `save` makes baselines anew instead: all, or those of the
-/// scenarios that are named. The exit code is the gravest of those that
+/// Judges this tree by all baselines, or by those of the scenarios that are
+/// named; `save` makes them anew instead. The exit code is the gravest of those that
 /// `unionbench gate` gave: 3 a regression, 4 inconclusive, 5 where a baseline does
 /// not hold here.
 pub fn run(root: &Path, program: &Path, arguments: &[String]) -> Result<ExitCode> {
-    let usage = "write `cargo xtask gate` or `cargo xtask gate save [SCENARIO...]`";
-    match arguments {
-        [] => judge(root, program),
-        [word, names @ ..] if word == "save" => {
-            let known = |name: &&String| ENTRIES.iter().all(|entry| entry.name != **name);
-            if let Some(name) = names.iter().find(known) {
-                bail!("the gate has no scenario {name:?}: {usage}");
-            }
-            let wanted =
-                |entry: &&Entry| names.is_empty() || names.iter().any(|name| name == entry.name);
-            ENTRIES.iter().filter(wanted).try_for_each(|entry| save(root, program, entry))?;
-            Ok(ExitCode::SUCCESS)
-        }
-        _ => bail!("cannot read {arguments:?}: {usage}"),
+    let (saving, names) = match arguments {
+        [word, names @ ..] if word == "save" => (true, names),
+        names => (false, names),
+    };
+    let entries = entries(names)?;
+    if saving {
+        entries.into_iter().try_for_each(|entry| save(root, program, entry))?;
+        return Ok(ExitCode::SUCCESS);
     }
+    judge(root, program, &entries)
 }
 
-fn judge(root: &Path, program: &Path) -> Result<ExitCode> {
+/// Those with these names; all without any.
+fn entries(names: &[String]) -> Result<Vec<&'static Entry>> {
+    if let Some(name) = names.iter().find(|name| ENTRIES.iter().all(|e| e.name != **name)) {
+        let known: Vec<&str> = ENTRIES.iter().map(|entry| entry.name).collect();
+        bail!(
+            "the gate has no scenario {name:?}: write `cargo xtask gate [save] [SCENARIO...]` with any of {}",
+            known.join(", ")
+        );
+    }
+    let wanted = |entry: &&Entry| names.is_empty() || names.iter().any(|name| name == entry.name);
+    Ok(ENTRIES.iter().filter(wanted).collect())
+}
+
+fn judge(root: &Path, program: &Path, entries: &[&Entry]) -> Result<ExitCode> {
     let results = fresh(root, "judged")?;
     let mut codes = Vec::new();
     for kernel in KERNELS {
-        for entry in &ENTRIES {
+        for entry in entries {
             codes.push(judge_one(root, program, entry, kernel, &results)?);
         }
     }
@@ -178,7 +199,20 @@ fn fresh(root: &Path, name: &str) -> Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use super::gravest;
+    use super::{entries, gravest};
+
+    #[test]
+    fn scenarios_are_named_or_all() {
+        let named = |words: &[&str]| {
+            let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+            entries(&words).map(|found| found.iter().map(|entry| entry.name).collect::<Vec<_>>())
+        };
+        assert_eq!(named(&["gate"]).expect("known"), ["gate"]);
+        assert!(named(&[]).expect("all").len() > 1);
+        assert!(
+            named(&["gate", "gait"]).is_err_and(|e| e.to_string().contains("copy-up-triggers"))
+        );
+    }
 
     #[test]
     fn a_regression_is_graver_than_what_cannot_be_judged() {

@@ -31,7 +31,7 @@ usage: cargo xtask <subcommand>
                             with a subcommand instead of a file, that subcommand
   test [ARGS]               set up, build, and run every test; ARGS go to cargo test
   test --suites [NAME...]   pjdfstest, fsx and real work on a mount of the bundled union
-  gate [save [SCENARIO]]    judge this tree by the lab's baselines, or make them anew
+  gate [save] [SCENARIO...] judge this tree by the lab's baselines, or make them anew
   check                     format, lints, import direction, unsafe, file length, licences
   bench [ARGS]              the criterion benches; ARGS go to cargo bench";
 

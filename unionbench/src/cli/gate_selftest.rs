@@ -61,6 +61,9 @@ pub struct Args {
     /// Rounds of each run [default: the scenario's]
     #[arg(long)]
     pub(super) rounds: Option<u32>,
+    /// Only these backends, and the control
+    #[arg(long = "backend", value_name = "NAME")]
+    pub(super) backends: Vec<String>,
     /// Leaves the rounds with probes out: no counters
     #[arg(long)]
     pub(super) no_probes: bool,

@@ -170,6 +170,9 @@ impl<'a> Bench<'a> {
         if let Some(seed) = seed {
             words.extend(["--seed".into(), seed.to_string()]);
         }
+        for backend in &self.args.backends {
+            words.extend(["--backend".into(), backend.clone()]);
+        }
         if self.args.no_probes {
             words.push("--no-probes".into());
         }

@@ -410,7 +410,7 @@ fn judge_ratios(rows: &mut [Row], base: &Subject, new: &Subject) {
         if row.verdict == Verdict::Inconclusive {
             row.why = if logs.len() < needed {
                 let m = judged.len();
-                format!("too few rounds: {m} ratios need {needed} on both sides")
+                format!("too few rounds: {m} ratios need {needed} rounds on both sides")
             } else {
                 let more = rounds_to_tell(logs, limit);
                 format!("{} scatter too much: {more}", rounds(logs.len()))
