@@ -52,6 +52,36 @@ fn kept_records_compare_as_equal_to_themselves_and_never_with_one_another() {
 }
 
 #[test]
+fn reader_who_has_seen_enough_ends_nothing() {
+    let folder = references()[0].display().to_string();
+    for arguments in
+        [["compare", &folder, &folder].as_slice(), &["report", "--format", "md", &folder]]
+    {
+        let child = Command::new(PROGRAM)
+            .args(arguments)
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn();
+        let mut child = child.expect("the program starts");
+        drop(child.stdout.take());
+        let output = child.wait_with_output().expect("it ends");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(0) && said.is_empty(), "{}: {said}", output.status);
+    }
+}
+
+#[test]
+fn formats_that_hold_a_cell_once_take_no_second_run_of_it() {
+    let folder = references()[0].display().to_string();
+    for format in ["openmetrics", "bmf", "github-action-benchmark"] {
+        assert!(run(&["report", "--format", format, &folder]).status.success());
+        let twice = run(&["report", "--format", format, &folder, &folder]);
+        assert_eq!(twice.status.code(), Some(2));
+        assert!(String::from_utf8_lossy(&twice.stderr).contains("name one of them"));
+    }
+}
+
+#[test]
 fn records_are_kept_small_and_whole() {
     for folder in references() {
         let file = folder.join("record.json.zst");

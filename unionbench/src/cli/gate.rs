@@ -101,7 +101,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     print(args.format, &judged)?;
     let page: String = judged.iter().map(|(name, c)| comparison_md(name, c)).collect();
-    step_summary::append(&page)?;
+    // The verdict stands whether or not it can be told there.
+    if let Err(error) = step_summary::append(&page) {
+        eprintln!("unionbench: {error:#}");
+    }
     Ok(exit_code(judged.iter().map(|(_, comparison)| comparison.verdict())))
 }
 

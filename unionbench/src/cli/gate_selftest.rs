@@ -106,10 +106,12 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         base_runs => Pairing::Drawn { base_runs },
     };
     let mut outcomes = same_outcomes(&same, pairing, args.comparisons, &budget)?;
-    for (index, (injection, subject)) in injected.iter().enumerate() {
+    for (index, (injection, subject, before)) in injected.iter().enumerate() {
         // Each injected run has a base of its own as far as there are enough.
         let base: Vec<usize> = match pairing {
-            Pairing::Disjoint => vec![index % same.len()],
+            // The run before it: what a machine's mood does to wall time within
+            // minutes is as large as what is to be found.
+            Pairing::Disjoint => vec![*before],
             Pairing::Apart { base_runs } => {
                 let all = apart(same.len(), base_runs);
                 all.into_iter().next().map(|(base, _)| base).unwrap_or_default()
@@ -143,7 +145,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 /// Runs and what they cost.
 struct Measured {
     same: Vec<(String, Subject)>,
-    injected: Vec<(Injection, Subject)>,
+    /// With the run of `same` that came before it.
+    injected: Vec<(Injection, Subject, usize)>,
     walls: Vec<Duration>,
 }
 
@@ -187,14 +190,18 @@ fn measure(
             let subject = Subject::of(&record)?;
             match job.injection {
                 None => measured.same.push((job.what.clone(), subject)),
-                Some(injection) => measured.injected.push((injection.clone(), subject)),
+                Some(injection) => {
+                    let before = measured.same.len().saturating_sub(1);
+                    measured.injected.push((injection.clone(), subject, before));
+                }
             }
         }
     }
     Ok(measured)
 }
 
-/// Runs in which nothing is slowed down first, then each slowdown's.
+/// Runs in which nothing is slowed down first, then each slowdown's; natively
+/// among them.
 fn jobs<'a>(
     args: &Args,
     injections: &'a [(Injection, String)],
@@ -214,7 +221,8 @@ fn jobs<'a>(
         },
         injection,
     };
-    let same = (0..args.runs).map(|n| job(format!("run {n}"), n, None, None)).collect();
+    let same: Vec<Job<'_>> =
+        (0..args.runs).map(|n| job(format!("run {n}"), n, None, None)).collect();
     let slowed = injections.iter().map(|(injection, set)| {
         let trials = 0..args.trials;
         let one = |trial| {
@@ -225,7 +233,26 @@ fn jobs<'a>(
         };
         trials.map(one).collect()
     });
-    std::iter::once(same).chain(slowed).collect()
+    if args.lab {
+        return std::iter::once(same).chain(slowed).collect();
+    }
+    // All of a slowdown's trials in their places, one slowdown after the other.
+    let mut after: Vec<Vec<Job<'_>>> = same.into_iter().map(|job| vec![job]).collect();
+    for trials in slowed {
+        for (trial, job) in (0..).zip(trials) {
+            if let Some(place) = after.get_mut(beside(trial, args)) {
+                place.push(job);
+            }
+        }
+    }
+    after
+}
+
+/// The run in which nothing is slowed down after which a slowdown's trial comes:
+/// they are spread evenly.
+fn beside(trial: u32, args: &Args) -> usize {
+    let after = (trial + 1) * args.runs / args.trials.max(1);
+    after.saturating_sub(1) as usize
 }
 
 /// Seed of the draws of bases.
@@ -302,6 +329,25 @@ fn store(out: &Path, report: &SelftestReport) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn trials_are_spread_over_the_runs() {
+        let args = |runs: &str, trials: &str| {
+            let words = ["selftest", "s.toml", "--out", "o", "--runs", runs, "--trials", trials];
+            let command = <Args as clap::Args>::augment_args(clap::Command::new("selftest"));
+            let matches = command.get_matches_from(words);
+            <Args as clap::FromArgMatches>::from_arg_matches(&matches).expect("reads")
+        };
+        let injection = || injection("20%:cold:stack.layers=10").expect("reads");
+        let order = |args: &Args| {
+            let injections = [injection(), injection()];
+            let jobs = jobs(args, &injections, 1);
+            let kinds = jobs.iter().flatten().map(|job| job.injection.is_some());
+            kinds.map(|slowed| if slowed { 'x' } else { '.' }).collect::<String>()
+        };
+        assert_eq!(order(&args("6", "2")), "...xx...xx");
+        assert_eq!(order(&args("2", "3")), ".xxxx.xx");
+    }
 
     #[test]
     fn slowdowns_are_read_as_written() {

@@ -106,6 +106,9 @@ fn write(out: &Path, read: &[(PathBuf, Record)]) -> anyhow::Result<()> {
 
 fn print(format: Output, read: &[(PathBuf, Record)]) -> anyhow::Result<()> {
     let analyses = read.iter().map(|(_, r)| Analysis::of(r)).collect::<Result<Vec<_>, _>>()?;
+    if matches!(format, Output::Openmetrics | Output::Bmf | Output::GithubActionBenchmark) {
+        distinct(read)?;
+    }
     let each = match format {
         Output::Html => {
             println!("{}", page(read)?.trim_end());
@@ -141,6 +144,24 @@ fn print(format: Output, read: &[(PathBuf, Record)]) -> anyhow::Result<()> {
     if each == Format::Md {
         let page: String = analyses.iter().map(report::md).collect();
         step_summary::append(&page)?;
+    }
+    Ok(())
+}
+
+/// What these formats call a figure does not tell one run from the next.
+fn distinct(read: &[(PathBuf, Record)]) -> Result<(), Failure> {
+    let what = |record: &Record| {
+        let kernel = record.host.kernel_release.clone();
+        (record.scenario.name.clone(), kernel, record.lab.is_some())
+    };
+    let mut known = std::collections::BTreeMap::new();
+    for (path, record) in read {
+        if let Some(first) = known.insert(what(record), path) {
+            let (first, path) = (first.display(), path.display());
+            return Err(Failure::Usage(format!(
+                "this format holds each cell once, and {first} and {path} are of one scenario on one kernel: name one of them"
+            )));
+        }
     }
     Ok(())
 }

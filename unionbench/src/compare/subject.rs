@@ -182,6 +182,18 @@ impl Figure {
         }
     }
 
+    /// This figure with the relative width of the range `other`, itself in the
+    /// middle; as it is if either is no range of a count.
+    pub fn as_wide_as(&self, other: &Self) -> Self {
+        match (self, other) {
+            (Self::Exact(value), Self::Range { low, high }) if *low > 0.0 && high > low => {
+                let half = (high / low).sqrt();
+                Self::Range { low: value / half, high: value * half }
+            }
+            _ => self.clone(),
+        }
+    }
+
     /// Every number of it is finite, and not negative.
     pub fn is_sound(&self) -> bool {
         let sound = |v: &f64| v.is_finite() && *v >= 0.0;

@@ -114,7 +114,9 @@ impl Baseline {
     }
 
     /// Takes over from `new` what failed in `comparison` and is called `metric`
-    /// (or `CELL METRIC`), with an entry for each. Returns how many.
+    /// (or `CELL METRIC`), with an entry for each figure; of instructions all
+    /// quantiles of the cell. What moved for nothing before may do so on: a range
+    /// stays as wide as it was. Returns how many cells it was accepted in.
     pub fn accept(
         &mut self,
         comparison: &Comparison,
@@ -129,26 +131,34 @@ impl Baseline {
         }
         let mut n = 0;
         for row in comparison.of(Verdict::Fail) {
-            let quantile = metric == INSTRUCTIONS && QUANTILES.contains(&row.metric.as_str());
-            let named = quantile
+            let of_instructions = QUANTILES.contains(&row.metric.as_str());
+            let named = of_instructions && metric == INSTRUCTIONS
                 || row.metric == metric
                 || format!("{} {}", row.cell, row.metric) == metric;
-            let found = new.cell(&row.cell).and_then(|cell| cell.metrics.get(&row.metric));
+            let found = new.cell(&row.cell);
             let own = self.subject.cells.iter_mut().find(|cell| cell.id == row.cell);
-            let own = own.and_then(|cell| cell.metrics.get_mut(&row.metric));
-            if let (true, Some(found), Some(own)) = (named, found, own) {
+            let (true, Some(found), Some(own)) = (named, found, own) else { continue };
+            // A cell is judged by several quantiles, so that one alone would be
+            // held against the others' old figures.
+            let names = if of_instructions { QUANTILES.as_slice() } else { &[row.metric.as_str()] };
+            for name in names {
+                let (Some(found), Some(own)) =
+                    (found.metrics.get(*name), own.metrics.get_mut(*name))
+                else {
+                    continue;
+                };
+                let taken = found.as_wide_as(own);
                 self.accepted.push(Accepted {
                     cell: row.cell.clone(),
-                    metric: row.metric.clone(),
+                    metric: (*name).to_owned(),
                     who: who.to_owned(),
                     when: when.to_owned(),
                     because: because.trim().to_owned(),
-                    old: own.clone(),
-                    new: found.clone(),
+                    old: std::mem::replace(own, taken.clone()),
+                    new: taken,
                 });
-                *own = found.clone();
-                n += 1;
             }
+            n += 1;
         }
         if n == 0 {
             return Err(GateError::NothingToAccept { metric: metric.to_owned() });
@@ -275,6 +285,42 @@ mod tests {
         assert!(text.contains("because = \"needed\"") && text.contains("who = \"ann\""), "{text}");
         let read = Baseline::from_text(&text).expect("reads");
         assert_eq!(compared(&read).of(Verdict::Fail).count(), 0);
+    }
+
+    /// The sample as if of the lab, its instructions between `low` and `high`
+    /// times 1,000 by the quantile's number.
+    fn instructions(low: f64, high: f64) -> Subject {
+        let mut subject = subject();
+        for cell in &mut subject.cells {
+            cell.metrics.clear();
+            for (n, name) in QUANTILES.iter().enumerate() {
+                let own = 1000.0 * (n + 1) as f64;
+                let range = Figure::Range { low: low * own, high: high * own };
+                let figure = if low == high { Figure::Exact(low * own) } else { range };
+                cell.metrics.insert((*name).into(), figure);
+            }
+        }
+        subject
+    }
+
+    #[test]
+    fn accepted_instructions_hold_as_loosely_as_before_and_no_looser() {
+        let mut baseline = Baseline::new(instructions(1.0, 1.01));
+        let fails = |baseline: &Baseline, level: f64| {
+            let new = instructions(level, level);
+            let compared = compare_subjects(&baseline.subject, &new, &POLICY).expect("comparable");
+            compared.of(Verdict::Fail).count()
+        };
+        let new = instructions(1.1, 1.1);
+        let compared = compare_subjects(&baseline.subject, &new, &POLICY).expect("comparable");
+        let n_cells = compared.of(Verdict::Fail).count();
+        assert_eq!(n_cells, baseline.subject.cells.len());
+        let accepted = baseline.accept(&compared, &new, INSTRUCTIONS, "ann", "now", "so it is");
+        assert_eq!(accepted.expect("failed before"), n_cells);
+        assert_eq!(baseline.accepted.len(), n_cells * QUANTILES.len());
+        let read = Baseline::from_text(&baseline.to_text().expect("encodes")).expect("reads");
+        assert_eq!((fails(&read, 1.1), fails(&read, 1.111)), (0, 0));
+        assert_eq!(fails(&read, 1.13), n_cells);
     }
 
     #[test]

@@ -33,15 +33,16 @@ pub fn openmetrics(analyses: &[Analysis<'_>]) -> String {
     let mut counts =
         family("unionbench_counter_per_operation", "", "What the kernel counted, per operation.");
     for analysis in analyses {
-        let (latencies, factor) = match analysis.record.latency_unit {
-            LatencyUnit::Nanoseconds => (&mut seconds, 1e-9),
+        // Divided, the quotient is the nearest there is and prints without a tail.
+        let (latencies, divisor) = match analysis.record.latency_unit {
+            LatencyUnit::Nanoseconds => (&mut seconds, 1e9),
             LatencyUnit::Instructions => (&mut instructions, 1.0),
         };
         for row in analysis.rows.iter().filter(|row| row.counts()) {
             let labels = labels(analysis, row);
             for q in [0.5, 0.9, 0.99] {
                 if let Some(value) = row.quantile(q) {
-                    let value = value as f64 * factor;
+                    let value = value as f64 / divisor;
                     line(latencies, &format!("{labels},quantile=\"{q}\""), value);
                 }
             }

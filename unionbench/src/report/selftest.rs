@@ -36,7 +36,11 @@ pub fn selftest_text(report: &SelftestReport) -> String {
             rise * 100.0
         ));
     }
-    for (metric, (spread, cell)) in &report.spreads {
+    let still = report.spreads.values().filter(|(spread, _)| *spread == 0.0).count();
+    if still > 0 {
+        line(format!("  A/A spread     none in {still} figures: equal in all runs"));
+    }
+    for (metric, (spread, cell)) in report.spreads.iter().filter(|(_, of)| of.0 > 0.0) {
         line(format!("  A/A spread     {metric}: {:.3} % at most, in {cell}", spread * 100.0));
     }
     for outcome in report.outcomes.iter().filter(|o| o.alarmed) {
@@ -193,7 +197,10 @@ mod tests {
                 outcome(injected, true, 0.009),
             ],
             verdict_ms: 21_500,
-            spreads: BTreeMap::from([("instructions".into(), (0.006, "c".into()))]),
+            spreads: BTreeMap::from([
+                ("copy_ups".into(), (0.0, "c".into())),
+                ("instructions".into(), (0.006, "c".into())),
+            ]),
         }
     }
 
