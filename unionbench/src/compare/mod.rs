@@ -293,7 +293,7 @@ fn chosen_quantile<'a>(
 /// A quantile of instructions on both sides.
 struct Candidate<'a> {
     name: &'a str,
-    /// Highest over lowest of the base.
+    /// One and what the next run may differ by for nothing, as a share.
     width: f64,
     /// New over the base's highest.
     rise: f64,
@@ -309,18 +309,18 @@ impl<'a> Candidate<'a> {
     ) -> Option<Self> {
         let bounds = |side: &CellFigures| side.metrics.get(name).and_then(Figure::bounds);
         let (base, after) = (bounds(cell)?, bounds(twin?)?.1);
-        let (allowed, verdict) = against(base, after, tolerance);
+        let (allowed, verdict) = against(base, after, tolerance, cell.slack());
         let rise = (base.1 > 0.0).then_some(after / base.1)?;
         Some(Self { name, width: (1.0 + allowed) / (1.0 + tolerance), rise, verdict })
     }
 }
 
 /// What of a range may be left, as a share, and whether `after` leaves it. A few
-/// runs do not find the ends of what is possible: the range may be left by as
-/// much as it is wide.
-fn against((low, high): (f64, f64), after: f64, tolerance: f64) -> (f64, Verdict) {
+/// runs do not find the ends of what is possible: the range may be left by
+/// `slack` of its width beside the tolerance.
+fn against((low, high): (f64, f64), after: f64, tolerance: f64, slack: f64) -> (f64, Verdict) {
     let width = if low > 0.0 { high / low } else { 1.0 };
-    let allowed = (1.0 + tolerance) * width - 1.0;
+    let allowed = (1.0 + tolerance) * (1.0 + slack * (width - 1.0)) - 1.0;
     // A count that was zero has no share: anything above it is too much.
     let verdict = if after > high * (1.0 + allowed) {
         Verdict::Fail
@@ -356,7 +356,7 @@ fn row(cell: &CellFigures, metric: &str, base: &Figure, new: &Figure, policy: &d
         (Some((low, high)), Some((_, after))) => {
             let name = if QUANTILES.contains(&metric) { INSTRUCTIONS } else { metric };
             (row.allowed, row.verdict) =
-                against((low, high), after, policy.tolerance(&cell.id, name));
+                against((low, high), after, policy.tolerance(&cell.id, name), cell.slack());
             row.quotient = (high > 0.0).then(|| {
                 let value = after / high;
                 Quotient { value, low: Some(value), high: Some(value) }

@@ -94,6 +94,9 @@ pub struct CellFigures {
     pub id: String,
     /// Rounds without probes.
     pub n_rounds: usize,
+    /// Runs that ranges come from; absent in baselines that did not note it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n_runs: Option<usize>,
     /// Why there are no figures, or none that count; absent if there are.
     pub missing: Option<String>,
     /// By name; counters are per operation.
@@ -147,6 +150,7 @@ impl Subject {
                     cell.missing.clone_from(&twin.missing);
                 }
                 cell.n_rounds += twin.n_rounds;
+                cell.n_runs = cell.n_runs.zip(twin.n_runs).map(|(own, more)| own + more);
                 cell.metrics.retain(|name, _| twin.metrics.contains_key(name));
                 for (name, figure) in &mut cell.metrics {
                     figure.widen(&twin.metrics[name]);
@@ -159,6 +163,20 @@ impl Subject {
     /// The cell called `id`.
     pub fn cell(&self, id: &str) -> Option<&CellFigures> {
         self.cells.iter().find(|cell| cell.id == id)
+    }
+}
+
+impl CellFigures {
+    /// How far beyond a range of it the next run may lie for nothing, as a share
+    /// of the range's width. The ends of what is possible lie beyond those of n
+    /// draws by 1/(n − 1) of their width in the mean, were all equally likely;
+    /// it is twice that (docs/gate.md has what came of it), but never more than
+    /// the whole width, and that where the number is not known.
+    pub fn slack(&self) -> f64 {
+        match self.n_runs {
+            Some(n) if n > 3 => 2.0 / (n - 1) as f64,
+            _ => 1.0,
+        }
     }
 }
 
@@ -256,6 +274,7 @@ fn figures(record: &Record, cell: &Cell) -> CellFigures {
     let mut found = CellFigures {
         id: cell.id.clone(),
         n_rounds: without_probes.len(),
+        n_runs: Some(1),
         missing: None,
         metrics: BTreeMap::new(),
     };

@@ -340,3 +340,28 @@ fn of_stacks_that_differ_one_is_named() {
     let error = compare(&base, &new, &POLICY).expect_err("other stacks").to_string();
     assert!(error.contains("hashes differ") && error.contains("and f00d;"), "{error}");
 }
+
+#[test]
+fn more_runs_of_a_base_leave_less_room_beyond_their_range() {
+    let runs = |n: usize| {
+        let subject = |k: usize| {
+            // Of the first two runs the second is 1 % above.
+            Subject::of(&lab(if k == 1 { 1.01 } else { 1.0 })).expect("figures")
+        };
+        let all: Vec<Subject> = (0..n).map(subject).collect();
+        Subject::merged(&all.iter().collect::<Vec<_>>()).expect("of one identity")
+    };
+    let fails = |base: &Subject, factor: f64| {
+        let new = Subject::of(&lab(factor)).expect("figures");
+        let compared = compare_subjects(base, &new, &POLICY).expect("comparable");
+        compared.of(Verdict::Fail).any(|row| row.cell.starts_with("overlayfs"))
+    };
+    assert_eq!(runs(5).cells[0].n_runs, Some(5));
+    // 1 % of range, 0.5 % of tolerance, and of the range a half or two ninths.
+    assert!(fails(&runs(11), 1.019) && !fails(&runs(5), 1.019));
+    assert!(fails(&runs(5), 1.022) && !fails(&runs(11), 1.016));
+    // A base that does not know of how many runs it is allows the whole width.
+    let mut unknown = runs(11);
+    unknown.cells.iter_mut().for_each(|cell| cell.n_runs = None);
+    assert!(!fails(&unknown, 1.022) && fails(&unknown, 1.027));
+}
