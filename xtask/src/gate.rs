@@ -24,19 +24,9 @@ struct Entry {
     cuts: &'static [&'static str],
 }
 
-const ENTRIES: [Entry; 3] = [
+const ENTRIES: [Entry; 2] = [
     Entry { name: "gate", cuts: &[] },
     Entry { name: "copy-up-triggers", cuts: &["stack.group.changed.count=20"] },
-    Entry {
-        name: "whiteout-heavy-deletes",
-        cuts: &[
-            "stack.layers=8",
-            "stack.files_per_layer=120",
-            "stack.dirs=16",
-            "stack.whiteouts_per_layer=[0,60]",
-            "phase.delete-bottom.count=40",
-        ],
-    },
 ];
 
 impl Entry {
