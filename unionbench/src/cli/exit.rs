@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use crate::gate::GateError;
 use crate::run::RunError;
+use crate::stack::image::ImageError;
 use crate::trace::TraceError;
 
 /// What was asked for cannot be done as it was written.
@@ -20,6 +21,9 @@ pub enum Failure {
 /// The exit code that belongs to an error.
 pub(super) fn of(error: &anyhow::Error) -> ExitCode {
     if let Some(RunError::Interrupted) = error.downcast_ref() {
+        return ExitCode::from(130);
+    }
+    if let Some(ImageError::Cancelled) = error.downcast_ref() {
         return ExitCode::from(130);
     }
     if let Some(error) = error.downcast_ref::<GateError>()

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::anyhow;
 
 use super::events::{Events, Next};
-use super::trace::{Filter, stop_on_signal};
+use super::signal::stop_on_signal;
+use super::trace::Filter;
 use crate::export::Metrics;
 use crate::export::server::Server;
 use crate::trace::Kind;

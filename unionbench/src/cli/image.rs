@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::Context as _;
 
 use super::Failure;
+use super::signal::stop_on_signal;
 use crate::stack::image::{
     self, Devices, Image, ImageError, Limits, Platform, Reference, UnpackOptions, Unpacked,
 };
@@ -80,9 +80,9 @@ pub(super) fn open(image: &str, platform: Option<&str>) -> anyhow::Result<Image>
 }
 
 fn inspect(image: &Image, verify: bool) -> anyhow::Result<ExitCode> {
-    let never = AtomicBool::new(false);
+    let (stop, _listener) = stop_on_signal()?;
     let entries = match verify {
-        true => Some(image::scan(image, Limits::default(), &never)?),
+        true => Some(image::scan(image, Limits::default(), &stop)?),
         false => None,
     };
     println!("{}", image.reference);
@@ -102,9 +102,9 @@ fn inspect(image: &Image, verify: bool) -> anyhow::Result<ExitCode> {
 
 fn unpack(image: &Image, folder: &Path, options: UnpackOptions) -> anyhow::Result<ExitCode> {
     let made = make_folder(folder)?;
-    let never = AtomicBool::new(false);
+    let (stop, _listener) = stop_on_signal()?;
     let began = Instant::now();
-    let result = image::unpack(image, folder, options, &never);
+    let result = image::unpack(image, folder, options, &stop);
     let elapsed = began.elapsed();
     let unpacked = match result {
         Ok(unpacked) => unpacked,

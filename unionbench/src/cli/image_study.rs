@@ -9,7 +9,11 @@ use crate::stack::image::Image;
 
 /// Layers are told apart one by one up to this number; of deeper images some,
 /// evenly spread, with the topmost and the bottom one among them.
-const MAX_TOLD: usize = 16;
+const MAX_TOLD: usize = 32;
+
+/// A layer with fewer lookups than this is not ranked: the median of two
+/// lookups says more about the moment than about the layer.
+const MIN_RANKED: u64 = 30;
 
 /// The study as the text of a scenario.
 pub(super) fn scenario(reference: &str, image: &Image) -> String {
@@ -76,12 +80,17 @@ pub(super) fn findings(analysis: &Analysis<'_>) -> String {
     let unit = analysis.record.latency_unit;
     let lookups = |squashed: bool| {
         let mut found: Vec<(u64, f64)> = overlay(analysis, "lookup-by-layer", squashed)
+            .filter(|row| row.n() >= MIN_RANKED)
             .filter_map(|row| Some((layer(row)?, median(row)?)))
             .collect();
         found.sort_by(|a, b| b.1.total_cmp(&a.1));
         found
     };
     let (stacked, squashed) = (lookups(false), lookups(true));
+    let few: Vec<String> = overlay(analysis, "lookup-by-layer", false)
+        .filter(|row| row.n() < MIN_RANKED)
+        .filter_map(|row| Some(layer(row)?.to_string()))
+        .collect();
     if let (Some(worst), Some(best)) = (stacked.first(), stacked.last()) {
         let shown: Vec<String> = stacked
             .iter()
@@ -106,6 +115,13 @@ pub(super) fn findings(analysis: &Analysis<'_>) -> String {
                 median / worst.1
             );
         }
+    }
+    if !few.is_empty() {
+        let _ = writeln!(
+            text,
+            "Not ranked, for fewer than {MIN_RANKED} lookups: layer {}.",
+            few.join(", ")
+        );
     }
     for (phase, what) in [
         ("lookup-missing", "A name that is nowhere"),

@@ -38,6 +38,7 @@ mod run;
 mod run_lab;
 mod scenario;
 mod selftest_bench;
+mod signal;
 mod step_summary;
 mod summary;
 mod top;

@@ -4,13 +4,13 @@ use std::fs::File;
 use std::io::{BufWriter, ErrorKind, Write, stdout};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::ValueEnum;
 
+use super::signal::stop_on_signal;
 use super::{Failure, run, summary};
 use crate::trace::summary::Losses;
 use crate::trace::{
@@ -303,28 +303,4 @@ impl Recording {
     fn failed(&self) -> String {
         format!("cannot record to {}", self.path.display())
     }
-}
-
-/// A flag that SIGINT and SIGTERM set, and what listens for them.
-pub fn stop_on_signal() -> anyhow::Result<(Arc<AtomicBool>, tokio::runtime::Runtime)> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .context("cannot start the signal handler")?;
-    let stop = Arc::new(AtomicBool::new(false));
-    let set = Arc::clone(&stop);
-    let guard = runtime.enter();
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
-    let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
-    drop(guard);
-    runtime.spawn(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        set.store(true, Ordering::Relaxed);
-    });
-    Ok((stop, runtime))
 }

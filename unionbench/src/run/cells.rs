@@ -124,9 +124,14 @@ impl Cells {
     /// No cell of the setup can be measured here, for one reason.
     pub fn unsupported(&mut self, setup: &Setup, reason: &str) {
         for phase in &setup.phases {
-            if let Some(cell) = self.cell(&phase.cell_id) {
-                cell.status = CellStatus::Unsupported { reason: reason.to_owned() };
-            }
+            self.unsupported_cell(&phase.cell_id, reason);
+        }
+    }
+
+    /// One cell cannot be measured here.
+    pub fn unsupported_cell(&mut self, id: &str, reason: &str) {
+        if let Some(cell) = self.cell(id) {
+            cell.status = CellStatus::Unsupported { reason: reason.to_owned() };
         }
     }
 

@@ -22,7 +22,10 @@ const KEPT: &str = "kept";
 pub enum ScratchError {
     #[error("cannot make a scratch folder in {}: give a writable folder by --scratch", base.display())]
     Create { base: PathBuf, source: io::Error },
-    #[error("cannot look for old scratch folders in {}", base.display())]
+    #[error(
+        "cannot look for old scratch folders in {}: give a folder that is there with --scratch",
+        base.display()
+    )]
     List { base: PathBuf, source: io::Error },
     #[error("cannot remove the scratch folder {}: remove it by hand", path.display())]
     Remove { path: PathBuf, source: io::Error },

@@ -264,6 +264,10 @@ impl Step<'_> {
         let seed = phase_seed(self.plan.seed, &phase.name, self.planned.round);
         let prepared = match workload::prepare(phase, &self.built()?.tree, seed) {
             Ok(prepared) => prepared,
+            Err(error @ WorkloadError::NothingThere { .. }) => {
+                cells.unsupported_cell(&phase.cell_id, &chain(&error));
+                return Ok(Health::Good);
+            }
             Err(error) => {
                 cells.fail_cell(&phase.cell_id, &chain(&error));
                 return Ok(Health::Good);

@@ -36,6 +36,9 @@ pub(super) fn prepare(
         (Amount::All, _) | (Amount::DurationMs(_), Keys::Permutation) => names.len() as u64,
         (Amount::DurationMs(_), _) => DRAWN_AHEAD,
     };
+    if names.is_empty() && phase.amount == Amount::All {
+        return Err(WorkloadError::NothingThere { phase: phase.name.clone() });
+    }
     let once_each = phase.keys == Keys::Permutation;
     if names.is_empty() || (once_each && wanted > names.len() as u64) {
         return Err(WorkloadError::TooFewFiles {

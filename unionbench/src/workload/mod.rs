@@ -91,6 +91,10 @@ pub enum WorkloadError {
          lower `count` or raise `stack.files_per_layer`"
     )]
     TooFewFiles { phase: String, wanted: u64, there: u64 },
+    /// A phase over all that is there, where nothing is: the layer of an image
+    /// that only hides or replaces nothing but directories.
+    #[error("nothing of what phase {phase} takes shows through the stack")]
+    NothingThere { phase: String },
     #[error("cannot open {path}")]
     Open { path: String, source: std::io::Error },
     #[error("cannot {action} in phase {verb}")]

@@ -3,5 +3,6 @@
 mod builder;
 mod hostile;
 mod places;
+mod study;
 mod tree;
 mod unpack;

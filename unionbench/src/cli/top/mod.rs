@@ -15,7 +15,8 @@ use ratatui::DefaultTerminal;
 
 use super::Failure;
 use super::events::{Events, Next};
-use super::trace::{Filter, stop_on_signal};
+use super::signal::stop_on_signal;
+use super::trace::Filter;
 use crate::trace::Kind;
 use state::{Key, State};
 
