@@ -30,6 +30,7 @@ fn plan() -> StackPlan {
             kind: BackingKind::Tmpfs,
             size: Bytes(8 << 30),
             mount_options: Vec::new(),
+            mkfs: String::new(),
         },
     }
 }

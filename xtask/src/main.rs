@@ -85,7 +85,10 @@ fn dispatch(arguments: &[String]) -> Result<ExitCode> {
         }
         "bench" => {
             let object = object_or_none(&root);
-            return command::status(&mut cargo_with(&root, "bench", object.as_deref(), rest));
+            let mut command = cargo_with(&root, "bench", object.as_deref(), rest);
+            // What is timed is built as the program is, and shares its dependencies.
+            command.env("CARGO_BUILD_TARGET", program::target()).env("RUSTFLAGS", program::FLAGS);
+            return command::status(&mut command);
         }
         "gate" => {
             setup::lab();

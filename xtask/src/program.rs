@@ -8,16 +8,23 @@ use anyhow::{Context, Result, bail};
 
 use crate::command::{cargo, must_succeed, output};
 
+/// Flags meant for a target do not reach build scripts and macros.
+pub const FLAGS: &str = "-Ctarget-feature=+crt-static";
+
+/// The target that is named so that [`FLAGS`] are meant for it.
+pub fn target() -> String {
+    format!("{}-unknown-linux-gnu", std::env::consts::ARCH)
+}
+
 /// The path of the release binary, built with the object when there is one.
 pub fn build(root: &Path, object: Option<&Path>) -> Result<PathBuf> {
-    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let target = target();
     let mut command = cargo(root);
     command
         .args(["build", "--release", "--quiet", "--package", "unionbench", "--target", &target])
         .env("UNIONBENCH_EBPF_OBJECT", object.unwrap_or(Path::new("")))
         .envs(commit(root).map(|commit| ("UNIONBENCH_COMMIT", commit)))
-        // Flags meant for a target do not reach build scripts and macros.
-        .env("RUSTFLAGS", "-Ctarget-feature=+crt-static");
+        .env("RUSTFLAGS", FLAGS);
     must_succeed(&mut command).context("cannot build unionbench")?;
     let target_folder =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);

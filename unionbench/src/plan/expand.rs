@@ -224,12 +224,15 @@ fn stacks(scenario: &Scenario, seed: u64) -> Vec<StackPlan> {
             kind: BackingKind::Tmpfs,
             size: scenario.backing.size,
             mount_options: scenario.backing.options.clone(),
+            mkfs: String::new(),
         },
     };
     let number = |key, many| axis(key, many, integer);
     let all = images(s, vec![(empty, Params::new())]);
     let fs = axis("backing.fs", &scenario.backing.fs, |f| text(&backing_kind(*f).name()));
     let all = cross(all, &fs, |s, v| s.backing.kind = backing_kind(v));
+    let mkfs = axis("backing.mkfs", &scenario.backing.mkfs, text);
+    let all = cross(all, &mkfs, |s, v| s.backing.mkfs = v);
     let all = cross(all, &number("stack.layers", &s.layers), |s, v| s.n_layers = v);
     let files = number("stack.files_per_layer", &s.files_per_layer);
     let all = cross(all, &files, |s, v| s.files_per_layer = v);

@@ -161,6 +161,9 @@ pub struct BackingPlan {
     pub kind: BackingKind,
     pub size: Bytes,
     pub mount_options: Vec<String>,
+    /// Further words for its mkfs.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub mkfs: String,
 }
 
 /// Kinds of backing file system.

@@ -207,6 +207,8 @@ fn make_image(
     let file = fs::File::create(&path).map_err(failed)?;
     let image = Image { path: path.clone(), keep };
     file.set_len(plan.size.0).map_err(failed)?;
+    // What the scenario says stands behind, where it prevails; mkfs.xfs takes
+    // no option twice, and makes reflinks by itself.
     let (program, package, arguments): (_, _, &[&str]) = match plan.kind {
         // Lazy initialisation would write in the background of the rounds.
         BackingKind::Ext4 => (
@@ -214,11 +216,11 @@ fn make_image(
             "e2fsprogs",
             &["-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0"],
         ),
-        BackingKind::Xfs => ("mkfs.xfs", "xfsprogs", &["-q", "-f", "-m", "reflink=1"]),
+        BackingKind::Xfs => ("mkfs.xfs", "xfsprogs", &["-q", "-f"]),
         _ => ("mkfs.btrfs", "btrfs-progs", &["-q", "-f"]),
     };
     let mut command = Command::new(program);
-    command.args(arguments).arg(&path);
+    command.args(arguments).args(plan.mkfs.split_whitespace()).arg(&path);
     let output = die_with_parent(&mut command).output().map_err(|source| BackingError::Absent {
         program,
         package,

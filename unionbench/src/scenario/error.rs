@@ -76,6 +76,10 @@ const ACCEPTED: &[(&str, &str)] = &[
     ("backing.fs", "\"tmpfs\", \"ext4\", \"xfs\", \"btrfs\", \"dir\", or a list of them"),
     ("backing.size", "a size such as \"4GiB\" that holds the layers and what is written"),
     ("backing.options", "a list of mount options, such as [\"noatime\"]"),
+    (
+        "backing.mkfs",
+        "words for the mkfs of one `fs` of ext4, xfs, btrfs, such as \"-m reflink=0\"",
+    ),
     ("backend", "at least one [[backend]] table"),
     (
         "backend.kind",

@@ -120,11 +120,14 @@ pub struct Backing {
     /// Mount options.
     #[serde(default)]
     pub options: Vec<String>,
+    /// Options of its mkfs, as words: `"-m reflink=0"`.
+    #[serde(default = "no_text")]
+    pub mkfs: Many<String>,
 }
 
 impl Default for Backing {
     fn default() -> Self {
-        Self { fs: tmpfs(), size: default_backing_size(), options: Vec::new() }
+        Self { fs: tmpfs(), size: default_backing_size(), options: Vec::new(), mkfs: no_text() }
     }
 }
 
@@ -382,6 +385,9 @@ fn default_size() -> Size {
 }
 fn default_backing_size() -> Bytes {
     Bytes(1 << 30)
+}
+fn no_text() -> Many<String> {
+    Many::one(String::new())
 }
 fn one() -> Many<u32> {
     Many::one(1)

@@ -426,6 +426,7 @@ pub(super) mod tests {
                 kind: BackingKind::Tmpfs,
                 size: Bytes(1 << 30),
                 mount_options: vec![],
+                mkfs: String::new(),
             },
         }
     }

@@ -36,7 +36,12 @@ fn plan(image: &Path, squash: bool) -> StackPlan {
         groups: Vec::new(),
         files: Vec::new(),
         seed: 1,
-        backing: BackingPlan { kind: BackingKind::Dir, size: Bytes(0), mount_options: Vec::new() },
+        backing: BackingPlan {
+            kind: BackingKind::Dir,
+            size: Bytes(0),
+            mount_options: Vec::new(),
+            mkfs: String::new(),
+        },
     }
 }
 
