@@ -22,6 +22,7 @@ fn plan() -> StackPlan {
         size: SizePlan::Fixed(Bytes(1024)),
         whiteouts_per_layer: 0,
         opaque_dirs_per_layer: 0,
+        verity: false,
         shared_dirs: true,
         groups: Vec::new(),
         files: Vec::new(),

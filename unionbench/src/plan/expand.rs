@@ -216,6 +216,7 @@ fn stacks(scenario: &Scenario, seed: u64) -> Vec<StackPlan> {
         size: SizePlan::Fixed(Bytes(0)),
         whiteouts_per_layer: 0,
         opaque_dirs_per_layer: 0,
+        verity: false,
         shared_dirs: true,
         groups: Vec::new(),
         files: s.file.iter().map(listed).collect(),
@@ -245,6 +246,8 @@ fn stacks(scenario: &Scenario, seed: u64) -> Vec<StackPlan> {
     let all = cross(all, &whiteouts, |s, v| s.whiteouts_per_layer = v);
     let opaque = number("stack.opaque_dirs_per_layer", &s.opaque_dirs_per_layer);
     let all = cross(all, &opaque, |s, v| s.opaque_dirs_per_layer = v);
+    let verity = axis("stack.verity", &s.verity, boolean);
+    let all = cross(all, &verity, |s, v| s.verity = v);
     let all = s.group.iter().fold(all, |all, g| cross(all, &groups(g), |s, v| s.groups.push(v)));
     let finish = |(mut stack, params): (StackPlan, Params)| {
         stack.params = params;

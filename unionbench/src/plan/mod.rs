@@ -60,6 +60,9 @@ pub struct StackPlan {
     /// Every layer holds files in the same directories, so that merged
     /// directories span all layers; otherwise each layer has its own.
     pub shared_dirs: bool,
+    /// The files are sealed by fs-verity.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub verity: bool,
     /// Further files in given layers, such as one large file.
     pub groups: Vec<GroupPlan>,
     /// Further objects one by one.

@@ -215,9 +215,18 @@ fn prepare_site(
             },
             whiteout: *whiteout,
         };
-        match stack::build(stack_plan, &root, options, context.cancel) {
+        let layers = stack::build(stack_plan, &root, options, context.cancel).and_then(|layers| {
+            if stack_plan.verity {
+                stack::seal(&layers.lower, context.cancel)?;
+            }
+            Ok(layers)
+        });
+        match layers {
             Ok(layers) => built.insert(*whiteout, layers),
             Err(StackError::Cancelled) => return Err(RunError::Interrupted),
+            Err(error) if error.is_unsupported() => {
+                return Ok(Err(Obstacle::Unsupported(chain(&error))));
+            }
             Err(error) => return Ok(Err(Obstacle::Failed(chain(&error)))),
         };
     }

@@ -169,7 +169,19 @@ fn backing(scenario: &Scenario) -> Verdict {
         return refuse("backing.options", format!("{bad:?} is no mount option"));
     }
     made(backing)?;
+    sealed(scenario)?;
     room(scenario, backing)
+}
+
+/// fs-verity is the backing file system's.
+fn sealed(scenario: &Scenario) -> Verdict {
+    let has_it = |fs: &FileSystem| matches!(fs, FileSystem::Ext4 | FileSystem::Btrfs);
+    if scenario.stack.verity.values.contains(&true)
+        && !scenario.backing.fs.values.iter().all(has_it)
+    {
+        return refuse("stack.verity", "a file system of `backing.fs` has no fs-verity");
+    }
+    Ok(())
 }
 
 /// Refuses options for a mkfs that is not run, or that does not know them.

@@ -68,6 +68,7 @@ const ACCEPTED: &[(&str, &str)] = &[
     ),
     ("stack.whiteouts_per_layer", "a whole number below `files_per_layer`, or a list of them"),
     ("stack.opaque_dirs_per_layer", "a whole number from 0 to 1000, or a list of them"),
+    ("stack.verity", "true, false or [true, false], on one `backing.fs` of ext4 or btrfs"),
     ("stack.group.name", "a word of lower-case letters, digits, `-` and `_`, unique"),
     ("stack.group.layer", "\"top\", \"bottom\", \"any\", an index below `layers`, or a list"),
     ("stack.group.count", "a whole number from 1 to 1000000, or a list of them"),

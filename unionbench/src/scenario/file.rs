@@ -80,6 +80,9 @@ pub struct Stack {
     /// Opaque directories in each layer but the bottom one.
     #[serde(default = "none")]
     pub opaque_dirs_per_layer: Many<u32>,
+    /// Seals the files by fs-verity.
+    #[serde(default = "never")]
+    pub verity: Many<bool>,
     /// Further files with a name of their own.
     #[serde(default)]
     pub group: Vec<Group>,

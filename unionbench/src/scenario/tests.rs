@@ -84,6 +84,7 @@ fn bad_values_are_refused_with_line_key_and_what_is_accepted() {
         ("size = \"64MiB\"", "size = \"1MiB\""),
         ("size = \"64MiB\"", "size = \"64MiB\"\nfs = \"zfs\""),
         ("size = \"64MiB\"", "size = \"64MiB\"\nfs = \"xfs\""),
+        ("files_per_layer = 10", "files_per_layer = 10\nverity = true"),
         ("size = \"64MiB\"", "size = \"64MiB\"\nmkfs = \"-m reflink=0\""),
         ("size = \"64MiB\"", "size = \"64MiB\"\nfs = [\"ext4\", \"btrfs\"]\nmkfs = \"-K\""),
         ("size = \"64MiB\"", "size = \"64MiB\"\nfs = \"ext4\"\nmkfs = [\"\", \"-L 'a b'\"]"),

@@ -415,6 +415,7 @@ pub(super) mod tests {
             size: SizePlan::Uniform { min: Bytes(0), max: Bytes(3000) },
             whiteouts_per_layer: 4,
             opaque_dirs_per_layer: 2,
+            verity: false,
             shared_dirs: true,
             groups: vec![
                 group("large", LayerChoice::Bottom, 2, true),

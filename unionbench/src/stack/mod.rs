@@ -13,6 +13,7 @@ mod marks;
 mod merge;
 mod metadata_layer;
 mod tree;
+mod verity;
 
 use std::path::PathBuf;
 
@@ -24,6 +25,7 @@ pub use layout::{FileEntry, Item, ItemKind, LayerDir, Layout, Totals};
 pub use listing::{LARGEST, Listing};
 pub use metadata_layer::write_metadata_layer;
 pub use tree::Tree;
+pub use verity::seal;
 
 /// Why a stack could not be built. What was written so far is left to the
 /// caller, who owns the root folder and removes it whole.
@@ -46,6 +48,24 @@ pub enum StackError {
         #[source]
         source: Box<image::ImageError>,
     },
+    #[error(
+        "cannot seal {path} by fs-verity: it needs a kernel with CONFIG_FS_VERITY (Debian's in the \
+         lab have it) and btrfs, or ext4 with `backing.mkfs = \"-O verity\"`", path = .path.display()
+    )]
+    Verity {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("the build of the layers was interrupted")]
     Cancelled,
+}
+
+impl StackError {
+    /// This machine cannot have such a stack at all.
+    pub fn is_unsupported(&self) -> bool {
+        let lacks = [libc::ENOTTY, libc::EOPNOTSUPP];
+        matches!(self, Self::Verity { source, .. }
+            if source.raw_os_error().is_some_and(|errno| lacks.contains(&errno)))
+    }
 }

@@ -14,5 +14,6 @@ pub mod process;
 pub mod resident;
 pub mod signal;
 pub mod truncate;
+pub mod verity;
 
 pub use rustix::io::Errno;

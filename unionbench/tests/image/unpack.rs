@@ -32,6 +32,7 @@ fn plan(image: &Path, squash: bool) -> StackPlan {
         size: SizePlan::Fixed(Bytes(0)),
         whiteouts_per_layer: 0,
         opaque_dirs_per_layer: 0,
+        verity: false,
         shared_dirs: true,
         groups: Vec::new(),
         files: Vec::new(),
