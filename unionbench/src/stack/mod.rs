@@ -50,7 +50,7 @@ pub enum StackError {
     },
     #[error(
         "cannot seal {path} by fs-verity: it needs a kernel with CONFIG_FS_VERITY (Debian's in the \
-         lab have it) and btrfs, or ext4 with `backing.mkfs = \"-O verity\"`", path = .path.display()
+         lab have it) and btrfs, or ext4 with `backing.mkfs = \"-b 4096 -O verity\"`", path = .path.display()
     )]
     Verity {
         path: PathBuf,
