@@ -31,6 +31,11 @@ const APPEND: &str = "console=ttyS0 rdinit=/init loglevel=5 oops=panic panic=-1 
 /// outside, and the clock is the one that counts instructions.
 const COUNT_APPEND: &str = "nokaslr norandmaps random.trust_cpu=off clocksource=tsc tsc=reliable";
 
+/// A further parameter of `plain` mode, whose time is the host's: on a busy one
+/// the kernel would not see the timer tick as often as it waits for, and panic
+/// ("IO-APIC + timer doesn't work!").
+const PLAIN_APPEND: &str = "no_timer_check";
+
 /// Everything of a guest that QEMU has to be told.
 #[derive(Debug)]
 pub(crate) struct Machine<'a> {
@@ -74,7 +79,7 @@ impl Machine<'_> {
     pub(crate) fn kernel_parameters(&self) -> String {
         let parts = match self.mode {
             Mode::Count => [APPEND, COUNT_APPEND, self.append],
-            Mode::Plain => [APPEND, "", self.append],
+            Mode::Plain => [APPEND, PLAIN_APPEND, self.append],
         };
         parts.iter().filter(|part| !part.is_empty()).copied().collect::<Vec<_>>().join(" ")
     }
@@ -217,6 +222,7 @@ mod tests {
         for accel in [Accel::Tcg, Accel::Kvm] {
             let line = arguments(Mode::Plain, accel);
             assert!(!line.contains("icount") && !line.contains("nokaslr"), "{line}");
+            assert!(line.contains("no_timer_check"), "{line}");
         }
     }
 
