@@ -8,7 +8,8 @@
 mod builder;
 mod skip;
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -17,6 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use skip::skipped;
 use unionbench::lab::{Exit, Guest, GuestOutcome, Kernel, LabError, Mode};
 use unionbench::unit::Bytes;
@@ -308,6 +310,51 @@ fn a_signal_leaves_neither_qemu_nor_files() {
         let left = fs::read_dir(temporary.path()).expect("a folder").count();
         assert_eq!(left, 0, "{signal:?} leaves files");
     }
+}
+
+/// Ctrl-C ends what runs in the shell, and neither the shell nor the guest.
+#[test]
+fn a_shell_has_a_terminal_and_gives_its_exit_code() {
+    const TEST: &str = "shell";
+    if kernel(TEST).is_none() {
+        return;
+    }
+    let pty = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
+    grantpt(&pty).and_then(|()| unlockpt(&pty)).expect("a terminal");
+    let name = ptsname(&pty, Vec::new()).expect("a name");
+    let name = PathBuf::from(name.to_str().expect("plain"));
+    let inside = || Stdio::from(File::options().read(true).write(true).open(&name).expect("opens"));
+    let mut child = Command::new(BINARY)
+        .args(["lab", "shell", "--append", &mark(TEST)])
+        .env("UNIONBENCH_LAB_CACHE", cache())
+        .stdin(inside())
+        .stdout(inside())
+        .stderr(inside())
+        .spawn()
+        .expect("the program runs");
+    let mut keyboard = File::from(pty.try_clone().expect("a second descriptor"));
+    let mut screen = File::from(pty);
+    let mut seen = String::new();
+    // What is typed is echoed, so it is not written as it shall be answered. The
+    // answer comes from the process that Ctrl-C shall end, once it has the terminal.
+    for (shown, typed) in [
+        ("# ", "sh -c 'echo he\"\"re; exec sleep 10000'\n"),
+        ("here", "\x03"),
+        ("^C", "uname -r; exit 7\n"),
+        ("-amd64", ""),
+    ] {
+        while !seen.contains(shown) {
+            let mut buffer = [0; 4096];
+            let n = screen.read(&mut buffer).unwrap_or(0);
+            assert!(n > 0, "the shell ended early: {seen}");
+            seen.push_str(&String::from_utf8_lossy(&buffer[..n]));
+        }
+        seen = seen.split_once(shown).expect("it is there").1.to_owned();
+        keyboard.write_all(typed.as_bytes()).expect("types");
+    }
+    std::thread::spawn(move || std::io::copy(&mut screen, &mut std::io::sink()));
+    assert_eq!(child.wait().expect("a child that ends").code(), Some(7));
+    assert_eq!(n_qemu_with(&mark(TEST)), 0);
 }
 
 /// The image lies below /tmp, where the guest would mount a file system.

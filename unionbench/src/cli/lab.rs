@@ -289,11 +289,17 @@ fn probe_cost(guests: &GuestArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What a shell is of little use without, where this host has it.
+const SHELL_PROGRAMS: [&str; 18] = [
+    "ls", "cat", "mount", "umount", "dmesg", "stat", "mkdir", "rm", "ps", "cp", "mv", "ln",
+    "touch", "grep", "head", "sleep", "uname", "stty",
+];
+
 fn shell(args: &ShellArgs) -> anyhow::Result<ExitCode> {
     let Some(name) = args.guest.kernels.first() else { bail!("give --kernel") };
     let mut guest = args.guest.guest(name, Mode::Plain)?;
     guest.files.push(GuestFile::host("/bin/sh", &args.shell));
-    for program in ["ls", "cat", "mount", "umount", "dmesg", "stat", "mkdir", "rm", "ps"] {
+    for program in SHELL_PROGRAMS {
         let host = Path::new("/bin").join(program);
         if host.exists() {
             guest.files.push(GuestFile::host(format!("/bin/{program}"), host));

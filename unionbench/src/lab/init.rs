@@ -10,13 +10,17 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use rustix::fs::OFlags;
 use rustix::mount::{MountFlags, mount};
 use rustix::process::{Pid, WaitOptions, wait};
 use rustix::system::{RebootCommand, init_module, reboot, uname};
+
+use crate::sys::child::own_terminal;
 
 use super::protocol::{
     CONSOLE_MARK, End, Exit, FileHead, Frame, Hello, JOB_PATH, Job, MODULE_DIR, OUT_DIR, PORT_NAME,
@@ -151,20 +155,31 @@ fn find_port() -> Option<PathBuf> {
     })
 }
 
+/// The console by its own name: /dev/console can be nobody's terminal.
+const TERMINAL: &str = "/dev/ttyS0";
+
 fn run_command(job: &Job) -> Result<Exit, String> {
     let Some((program, arguments)) = job.argv.split_first() else { return Ok(Exit::Code(0)) };
+    let mut options = OpenOptions::new();
+    // Else it would be the terminal of init itself.
+    options.create(true).append(true).custom_flags(OFlags::NOCTTY.bits().cast_signed());
     let output = |name: &str| -> Result<Stdio, String> {
-        let path =
-            if job.interactive { "/dev/console".into() } else { format!("{OUT_DIR}/{name}") };
-        let file = OpenOptions::new().create(true).append(true).open(&path);
+        let path = if job.interactive { TERMINAL.into() } else { format!("{OUT_DIR}/{name}") };
+        let file = options.open(&path);
         Ok(file.map_err(|e| format!("open {path}: {e}"))?.into())
     };
     let input = if job.interactive {
-        File::open("/dev/console").map_err(|e| format!("open /dev/console: {e}"))?.into()
+        let mut options = options.clone();
+        let file = options.create(false).append(false).read(true).open(TERMINAL);
+        file.map_err(|e| format!("open {TERMINAL}: {e}"))?.into()
     } else {
         Stdio::null()
     };
-    let child = Command::new(program)
+    let mut command = Command::new(program);
+    if job.interactive {
+        own_terminal(&mut command);
+    }
+    let child = command
         .args(arguments)
         .env_clear()
         .envs(job.env.iter().map(|(key, value)| (key, value)))

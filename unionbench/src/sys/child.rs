@@ -17,6 +17,19 @@ pub fn die_with_parent(command: &mut Command) -> &mut Command {
     }
 }
 
+/// Makes the child lead a session whose terminal is its standard input, so that
+/// the keys that send signals reach what runs there.
+pub fn own_terminal(command: &mut Command) -> &mut Command {
+    // SAFETY: the closure runs between fork and exec, after the standard streams
+    // were set; it makes two system calls and neither allocates nor locks.
+    unsafe {
+        command.pre_exec(|| {
+            rustix::process::setsid()?;
+            rustix::process::ioctl_tiocsctty(rustix::stdio::stdin()).map_err(Into::into)
+        })
+    }
+}
+
 /// Leaves an open file open in the child, under its number. Other children
 /// that are started meanwhile do not get it.
 pub fn inherit(command: &mut Command, file: OwnedFd) -> &mut Command {
