@@ -94,11 +94,15 @@ pub struct Settings {
     pub device: u32,
     /// The tracer itself, which is left out.
     pub own_tgid: u32,
+    /// Not 0: requests to daemons are told of, and not only remembered.
+    pub tell_requests: u32,
+    /// Not 0: a request is remembered with the system call that it serves.
+    pub note_callers: u32,
     /// A process by its name, padded with zeros.
     pub comm: [u8; 16],
 }
 
-const _: () = assert!(size_of::<Settings>() == 48);
+const _: () = assert!(size_of::<Settings>() == 56);
 
 impl Settings {
     pub const ALL: Self = Self {
@@ -108,6 +112,8 @@ impl Settings {
         tgid: 0,
         device: 0,
         own_tgid: 0,
+        tell_requests: 1,
+        note_callers: 0,
         comm: [0; 16],
     };
 }
@@ -148,6 +154,8 @@ pub mod note {
     pub const DONE: u32 = 1 << 3;
     /// `open_flags` were read.
     pub const FLAGS: u32 = 1 << 4;
+    /// The path is one name from the root of the union, as a daemon tells it.
+    pub const FROM_ROOT: u32 = 1 << 5;
 }
 
 /// No layer, size or system call is known.
@@ -315,6 +323,49 @@ impl Task {
         }; TRACE_DEPTH],
     };
 }
+
+/// What the bundled union's daemon tells of a copy-up: `unionbench_fuse::CopyUp`
+/// as it lies in its memory.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct BundledCopyUp {
+    pub unique: u64,
+    pub device: u64,
+    pub size: u64,
+    pub mode: u32,
+    pub layer: u32,
+    pub cloned: u64,
+    pub copied: u64,
+    pub rewritten: u64,
+    pub data_ns: u64,
+    pub fsync_ns: u64,
+    pub n_fsyncs: u32,
+    pub is_parent: u32,
+    pub path: u64,
+    pub path_len: u64,
+}
+
+const _: () = assert!(size_of::<BundledCopyUp>() == 12 * 8);
+
+/// A copy-up that a daemon's thread is about. The scratch is the thread's own,
+/// since one thread at a probe in user space may be put off for another on its
+/// processor.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct BundledCall {
+    pub scratch: Scratch,
+    pub start_ns: u64,
+}
+
+impl BundledCall {
+    pub const IDLE: Self = Self {
+        scratch: Scratch { head: Head::EMPTY, path: [0; PATH_BYTES + NAME_BYTES] },
+        start_ns: 0,
+    };
+}
+
+/// Threads of daemons that may copy up at once.
+pub const BUNDLED_CALLS: u32 = 512;
 
 /// Threads that may be in a traced call at once.
 pub const TASKS: u32 = 16384;

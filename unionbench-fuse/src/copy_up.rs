@@ -13,18 +13,20 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 
+use crate::attr::Spot;
 use crate::counters::Counters;
-use crate::data::copy_data;
+use crate::data::{Moved, copy_data};
 use crate::layer::At;
 use crate::marks::is_mark;
 use crate::node::{Alias, Below, Node, ROOT};
 use crate::origin;
 use crate::sys::handle;
-use crate::sys::probe_points::{unionbench_copy_up_begin, unionbench_copy_up_end};
+use crate::sys::probe_points::{CopyUp, served, unionbench_copy_up_begin, unionbench_copy_up_end};
 use crate::union::{Union, clear_twin, mode};
 
 /// How much of a file's data its copy needs.
@@ -40,29 +42,31 @@ pub(crate) enum Data {
 impl Union {
     /// Brings the object, and first its parents, into the upper layer.
     pub(crate) fn copy_up(&self, node: &Arc<Node>, data: Data) -> Result<(), Errno> {
+        self.bring_up(node, data, false)
+    }
+
+    fn bring_up(&self, node: &Arc<Node>, data: Data, is_parent: bool) -> Result<(), Errno> {
         self.check_writable()?;
         if done(node, data) {
             return Ok(());
         }
         let alias = node.state.lock().aliases.all().first().cloned();
         if let Some(alias) = &alias {
-            self.copy_up(&alias.parent, Data::All)?;
+            self.bring_up(&alias.parent, Data::All, true)?;
         }
         let _copying = node.copying.lock();
         if done(node, data) {
             return Ok(());
         }
         unionbench_copy_up_begin(node.ino);
+        let mut work = Work { is_parent, ..Work::default() };
         let copied = match &alias {
-            Some(alias) => self.copy_object(node, alias, data),
-            None => self.copy_nameless(node, data),
+            Some(alias) => self.copy_object(node, alias, data, &mut work),
+            None => self.copy_nameless(node, data, &mut work),
         };
-        let bytes = *copied.as_ref().unwrap_or(&0);
-        unionbench_copy_up_end(
-            node.ino,
-            bytes,
-            copied.as_ref().err().map_or(0, |e| e.raw_os_error()),
-        );
+        let bytes = work.moved.copied + work.moved.rewritten;
+        let error = copied.as_ref().err().map_or(0, |e| e.raw_os_error());
+        self.tell(node, bytes, error, &work);
         copied?;
         Counters::add(&self.counters.copy_ups, 1);
         Counters::add(&self.counters.copied_bytes, bytes);
@@ -72,6 +76,28 @@ impl Union {
             alias.parent.with_index(|index| index.set_layer(alias.slot, 0));
         }
         Ok(())
+    }
+
+    /// Tells an observer what the copy-up came to.
+    fn tell(&self, node: &Node, bytes: u64, error: i32, work: &Work) {
+        let path = work.path.as_deref().unwrap_or(Path::new("")).as_os_str().as_bytes();
+        let about = CopyUp {
+            unique: served(),
+            device: self.device.load(Ordering::Relaxed),
+            size: work.size,
+            mode: work.mode,
+            layer: work.layer,
+            cloned: work.moved.cloned,
+            copied: work.moved.copied,
+            rewritten: work.moved.rewritten,
+            data_ns: nanoseconds(work.data),
+            fsync_ns: nanoseconds(work.fsync),
+            n_fsyncs: work.n_fsyncs,
+            is_parent: u32::from(work.is_parent),
+            path: path.as_ptr(),
+            path_len: path.len() as u64,
+        };
+        unionbench_copy_up_end(node.ino, bytes, error, &raw const about);
     }
 
     /// Records that the object is now in the upper layer.
@@ -88,41 +114,49 @@ impl Union {
         node.epoch.fetch_add(1, Ordering::Release);
     }
 
-    fn copy_object(&self, node: &Arc<Node>, alias: &Alias, data: Data) -> Result<u64, Errno> {
+    fn copy_object(
+        &self,
+        node: &Arc<Node>,
+        alias: &Alias,
+        data: Data,
+        work: &mut Work,
+    ) -> Result<(), Errno> {
         if node.in_upper() {
-            return self.fill_metacopy(node, data);
+            return self.fill_metacopy(node, data, work);
         }
         let path = node.path_of(alias).ok_or(Errno::NOENT)?;
+        work.path = Some(path.clone());
         let spot = self.spot(node)?;
         let from = spot.at(self)?;
         let stat = from.stat()?;
+        work.note(&stat, if let Spot::In(layer, _) = &spot { Some(*layer) } else { None });
         let to = self.upper(&path)?;
         let above = At::of_fd(to.dir.as_fd());
         let parent_times = above.stat()?;
-        let bytes = match node.kind {
+        match node.kind {
             FileType::RegularFile => {
-                let (twin, bytes) = self.copy_file(node, &from, &stat, data)?;
+                let twin = self.copy_file(node, &from, &stat, data, work)?;
                 self.name_twin(&twin, &to)?;
-                bytes
             }
             _ => self.copy_other(node, &from, &stat, &to)?,
-        };
+        }
         // The union's view of the parent did not change, so its times must not.
         above.set_times(&times_of(&parent_times))?;
-        Ok(bytes)
+        Ok(())
     }
 
     /// Copies a file whose last name is gone: the copy gets none either, and
     /// lives as long as the node is open.
-    fn copy_nameless(&self, node: &Arc<Node>, data: Data) -> Result<u64, Errno> {
+    fn copy_nameless(&self, node: &Arc<Node>, data: Data, work: &mut Work) -> Result<(), Errno> {
         let source = node.open_fd().ok_or(Errno::NOENT)?;
         let from = At::of_fd(source.as_fd());
         let stat = from.stat()?;
         if node.kind != FileType::RegularFile || node.in_upper() {
             return Err(Errno::NOENT);
         }
+        work.note(&stat, None);
         let data = if data == Data::None { Data::All } else { data };
-        let (twin, bytes) = self.copy_file(node, &from, &stat, data)?;
+        let twin = self.copy_file(node, &from, &stat, data, work)?;
         let fd = match twin {
             Twin::Nameless(fd) => fd,
             Twin::Named(fd, name) => {
@@ -133,7 +167,7 @@ impl Union {
         if let Some(opened) = &mut node.state.lock().opened {
             opened.pinned = Some(Arc::new(fd));
         }
-        Ok(bytes)
+        Ok(())
     }
 
     fn copy_file(
@@ -142,12 +176,12 @@ impl Union {
         from: &At<'_>,
         stat: &Stat,
         data: Data,
-    ) -> Result<(Twin, u64), Errno> {
+        work: &mut Work,
+    ) -> Result<Twin, Errno> {
         let source = if node.is_nameless() { None } else { self.data_place(node)? };
         let twin = self.new_twin()?;
-        let built = || -> Result<u64, Errno> {
+        let mut built = || -> Result<(), Errno> {
             let size = stat.st_size as u64;
-            let mut bytes = 0;
             if data == Data::None {
                 rustix::fs::ftruncate(twin.fd(), size)?;
             } else {
@@ -156,7 +190,7 @@ impl Union {
                     None => from.open(OFlags::RDONLY)?,
                 };
                 let len = if let Data::UpTo(len) = data { len.min(size) } else { size };
-                bytes = copy_data(&source, twin.fd(), len)?;
+                work.copy(&source, twin.fd(), len)?;
             }
             let at = At::of_fd(twin.fd().as_fd());
             if data == Data::None && size > 0 {
@@ -164,18 +198,18 @@ impl Union {
             }
             self.copy_attributes(from, stat, &at, true)?;
             if !self.volatile && size > 0 && data != Data::None {
-                rustix::fs::fsync(twin.fd())?;
+                work.sync(twin.fd())?;
             }
-            Ok(bytes)
+            Ok(())
         };
         match built() {
-            Ok(bytes) => {
+            Ok(()) => {
                 if data == Data::None
                     && let Some(place) = source
                 {
                     node.state.lock().below = Below::of(vec![place]);
                 }
-                Ok((twin, bytes))
+                Ok(twin)
             }
             Err(e) => {
                 self.discard(&twin);
@@ -227,7 +261,7 @@ impl Union {
         from: &At<'_>,
         stat: &Stat,
         to: &At<'_>,
-    ) -> Result<u64, Errno> {
+    ) -> Result<(), Errno> {
         let name = self.twin_name();
         let twin = self.in_work(&name)?;
         match node.kind {
@@ -246,27 +280,29 @@ impl Union {
         if moved.is_err() {
             let _ = clear_twin(&twin);
         }
-        moved.map(|()| 0)
+        moved
     }
 
     /// Copies the data a metacopy still lacks; its mark goes last, so that a
     /// crash before leaves it a metacopy.
-    fn fill_metacopy(&self, node: &Node, data: Data) -> Result<u64, Errno> {
+    fn fill_metacopy(&self, node: &Node, data: Data, work: &mut Work) -> Result<(), Errno> {
         let path = node.upper_path().ok_or(Errno::NOENT)?;
         let at = self.upper(&path)?;
+        work.path = Some(path.clone());
         let stat = at.stat()?;
         let place = node.state.lock().below.places().first().cloned().ok_or(Errno::IO)?;
+        work.note(&stat, Some(place.layer));
         let source = self.place(&place)?.open(OFlags::RDONLY)?;
         let target = at.open(OFlags::RDWR)?;
         let size = stat.st_size as u64;
         let len = if let Data::UpTo(len) = data { len.min(size) } else { size };
-        let bytes = copy_data(&source, &target, len)?;
+        work.copy(&source, &target, len)?;
         if !self.volatile {
-            rustix::fs::fsync(&target)?;
+            work.sync(&target)?;
         }
         at.set_times(&times_of(&stat))?;
         self.clear_mark(&at, "metacopy")?;
-        Ok(bytes)
+        Ok(())
     }
 
     /// Gives the twin the owner, attributes, mode and times of its model, in
@@ -307,6 +343,48 @@ impl Union {
         }
         to.set_times(&times_of(stat))
     }
+}
+
+/// What a copy-up did, for whoever observes it.
+#[derive(Debug, Default)]
+struct Work {
+    path: Option<PathBuf>,
+    size: u64,
+    mode: u32,
+    layer: u32,
+    moved: Moved,
+    data: Duration,
+    fsync: Duration,
+    n_fsyncs: u32,
+    is_parent: bool,
+}
+
+impl Work {
+    /// The object before it was copied, and the layer that shows it; none for
+    /// one that is only open.
+    fn note(&mut self, stat: &Stat, layer: Option<u16>) {
+        (self.size, self.mode) = (stat.st_size as u64, stat.st_mode);
+        self.layer = layer.map_or(u32::MAX, u32::from);
+    }
+
+    fn copy(&mut self, from: &OwnedFd, to: &OwnedFd, len: u64) -> Result<(), Errno> {
+        let began = Instant::now();
+        self.moved = copy_data(from, to, len)?;
+        self.data = began.elapsed();
+        Ok(())
+    }
+
+    fn sync(&mut self, file: &OwnedFd) -> Result<(), Errno> {
+        let began = Instant::now();
+        let synced = rustix::fs::fsync(file);
+        self.fsync += began.elapsed();
+        self.n_fsyncs += 1;
+        synced
+    }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// A copy that is not finished.

@@ -6,17 +6,29 @@ use std::os::fd::OwnedFd;
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
-/// Copies the first `len` bytes and leaves holes as holes; returns the bytes
-/// copied. Shares blocks where the file system can.
-pub(crate) fn copy_data(from: &OwnedFd, to: &OwnedFd, len: u64) -> Result<u64, Errno> {
+/// How the bytes of a file were brought up.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Moved {
+    /// In blocks that both files share now.
+    pub cloned: u64,
+    /// Copied by the kernel, holes left out.
+    pub copied: u64,
+    /// Read and written here, holes left out.
+    pub rewritten: u64,
+}
+
+/// Copies the first `len` bytes and leaves holes as holes. Shares blocks where
+/// the file system can.
+pub(crate) fn copy_data(from: &OwnedFd, to: &OwnedFd, len: u64) -> Result<Moved, Errno> {
+    let mut moved = Moved::default();
     if len == 0 {
-        return rustix::fs::ftruncate(to, 0).map(|()| 0);
+        return rustix::fs::ftruncate(to, 0).map(|()| moved);
     }
     if rustix::fs::ioctl_ficlone(to, from).is_ok() {
-        return rustix::fs::ftruncate(to, len).map(|()| 0);
+        moved.cloned = len;
+        return rustix::fs::ftruncate(to, len).map(|()| moved);
     }
     rustix::fs::ftruncate(to, len)?;
-    let mut copied = 0;
     let mut at = 0;
     while at < len {
         let start = match rustix::fs::seek(from, SeekFrom::Data(at)) {
@@ -26,25 +38,32 @@ pub(crate) fn copy_data(from: &OwnedFd, to: &OwnedFd, len: u64) -> Result<u64, E
             Err(e) => return Err(e),
         };
         let end = rustix::fs::seek(from, SeekFrom::Hole(start)).unwrap_or(len).min(len);
-        at = copy_range(from, to, start, end)?;
-        copied += at - start;
+        at = copy_range(from, to, start, end, &mut moved)?;
         if at < end {
             break;
         }
     }
-    Ok(copied)
+    Ok(moved)
 }
 
 /// Copies one run of data; ends early only where the source does.
-fn copy_range(from: &OwnedFd, to: &OwnedFd, start: u64, end: u64) -> Result<u64, Errno> {
+fn copy_range(
+    from: &OwnedFd,
+    to: &OwnedFd,
+    start: u64,
+    end: u64,
+    moved: &mut Moved,
+) -> Result<u64, Errno> {
     let (mut source, mut target) = (start, start);
     while source < end {
         let len = (end - source) as usize;
         match rustix::fs::copy_file_range(from, Some(&mut source), to, Some(&mut target), len) {
             Ok(0) => break,
-            Ok(_) => {}
+            Ok(n) => moved.copied += n as u64,
             Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => {
-                return copy_by_hand(from, to, source, end);
+                let end = copy_by_hand(from, to, source, end)?;
+                moved.rewritten += end - source;
+                return Ok(end);
             }
             Err(e) => return Err(e),
         }

@@ -45,6 +45,6 @@ pub use counters::Counters;
 pub use options::{DataMode, MountOptions, OptionsError};
 pub use session::{Mounted, mount, serve};
 pub use sys::probe_points::{
-    unionbench_copy_up_begin, unionbench_copy_up_end, unionbench_request_begin,
+    CopyUp, unionbench_copy_up_begin, unionbench_copy_up_end, unionbench_request_begin,
 };
 pub use union::{MountError, Union};

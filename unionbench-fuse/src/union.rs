@@ -112,6 +112,9 @@ pub struct Union {
     pub(crate) whiteout_ready: AtomicBool,
     pub(crate) without_opens: AtomicBool,
     pub(crate) counters: Arc<Counters>,
+    /// The kernel's number of the mount's device, once it is known: what an
+    /// observer knows the mount by.
+    pub(crate) device: Arc<AtomicU64>,
 }
 
 impl Union {
@@ -167,6 +170,7 @@ impl Union {
             whiteout_ready: AtomicBool::new(false),
             without_opens: AtomicBool::new(false),
             counters: Arc::new(Counters::default()),
+            device: Arc::default(),
         };
         // The bottom layer's device is numbered first, so that lower objects
         // keep their own numbers in the usual case of one file system.

@@ -13,7 +13,8 @@ use super::arguments::{Arguments, entry, exit};
 use super::object::read;
 use super::task::{self, push};
 use super::{
-    TRACE_SCRATCH, frame, hand_over, is_device_wanted, is_wanted, now, offset, setting, tally,
+    TRACE_SCRATCH, frame, hand_over, is_device_wanted, is_wanted, now, offset, setting, syscall,
+    tally,
 };
 use crate::fuse::{CONNECTION, ERROR, OPCODE, UNIQUE};
 use crate::maps::FuseKey;
@@ -37,7 +38,10 @@ struct Sent {
     cgroup: u64,
     ids: u64,
     opcode: u32,
-    reserved: u32,
+    /// The system call that waits, as in a frame; see `note_callers`.
+    syscall: u32,
+    flags: u32,
+    notes: u32,
     comm: [u8; 16],
 }
 
@@ -64,13 +68,20 @@ fn send(ctx: &TracePointContext) -> Option<()> {
     }
     // SAFETY: the offset lies in the record, as the loading side has checked.
     let opcode = unsafe { ctx.read_at::<u32>(OPCODE) }.ok()?;
+    let mut caller = frame(Call::Request);
+    caller.syscall = NO_SYSCALL;
+    if setting!(note_callers) != 0 {
+        syscall::note_in(&mut caller);
+    }
     let sent = Sent {
         start_ns: now(),
         // SAFETY: the helper has no preconditions.
         cgroup: unsafe { bpf_get_current_cgroup_id() },
         ids: bpf_get_current_pid_tgid(),
         opcode,
-        reserved: 0,
+        syscall: caller.syscall,
+        flags: caller.flags,
+        notes: caller.notes,
         comm: bpf_get_current_comm().unwrap_or([0; 16]),
     };
     if matches!(opcode, FORGET | BATCH_FORGET | INTERRUPT) {
@@ -97,7 +108,7 @@ fn end(ctx: &TracePointContext) -> Option<()> {
 
 #[inline(always)]
 fn tell<const SLOT: u32>(key: &FuseKey, sent: &Sent, duration_ns: u64, error: i32) -> Option<()> {
-    if duration_ns < setting!(min_latency_ns) {
+    if setting!(tell_requests) == 0 || duration_ns < setting!(min_latency_ns) {
         return None;
     }
     let scratch = TRACE_SCRATCH.get_ptr_mut(SLOT)?;
@@ -133,6 +144,27 @@ fn key(ctx: &TracePointContext) -> Option<FuseKey> {
     // SAFETY: as above.
     let unique = unsafe { ctx.read_at::<u64>(UNIQUE) }.ok()?;
     Some(FuseKey { unique, connection: u64::from(connection) })
+}
+
+/// Of a request that was sent and has no answer yet.
+pub struct Waiting {
+    pub ids: u64,
+    pub cgroup: u64,
+    pub syscall: u32,
+    pub flags: u32,
+    pub notes: u32,
+    pub comm: [u8; 16],
+}
+
+/// Who waits for a request; none if it is not asked for.
+#[inline(always)]
+pub fn waiting(unique: u64, device: u32) -> Option<Waiting> {
+    let key = FuseKey { unique, connection: u64::from(device) };
+    // SAFETY: the entry stays until the request is answered, by the thread that
+    // asks here.
+    let sent = unsafe { TRACE_REQUESTS.get(key) }?;
+    let Sent { ids, cgroup, syscall, flags, notes, comm, .. } = *sent;
+    Some(Waiting { ids, cgroup, syscall, flags, notes, comm })
 }
 
 // Before Linux 6.11: fuse_simple_request(struct fuse_mount *, struct fuse_args *)

@@ -16,6 +16,7 @@
 
 mod arguments;
 mod aufs;
+mod bundled;
 mod fuse;
 mod object;
 mod overlay;

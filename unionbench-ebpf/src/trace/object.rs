@@ -61,11 +61,17 @@ pub fn inode(dentry: *const u8) -> Option<*const u8> {
 pub fn mode_and_size(dentry: *const u8) -> (u32, u64) {
     let Some(inode) = inode(dentry) else { return (0, NO_SIZE) };
     let Some(mode) = read::<u16>(inode, offset!(inode_mode)) else { return (0, NO_SIZE) };
-    let size = match mode & S_IFMT {
-        S_IFREG | S_IFLNK => read::<u64>(inode, offset!(inode_size)).unwrap_or(NO_SIZE),
-        _ => NO_SIZE,
+    let size = match has_size(u32::from(mode)) {
+        true => read::<u64>(inode, offset!(inode_size)).unwrap_or(NO_SIZE),
+        false => NO_SIZE,
     };
     (u32::from(mode), size)
+}
+
+/// Whether it is a file or a symlink, by its mode.
+#[inline(always)]
+pub fn has_size(mode: u32) -> bool {
+    matches!(mode as u16 & S_IFMT, S_IFREG | S_IFLNK)
 }
 
 /// The layer of overlayfs that shows the object before it is copied up: the

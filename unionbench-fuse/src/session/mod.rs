@@ -12,8 +12,10 @@ mod ops;
 mod serving;
 mod turns;
 
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 
 use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
@@ -141,6 +143,10 @@ fn unmount(path: &PathBuf) -> std::io::Result<bool> {
 fn start(options: &MountOptions, path: &Path) -> Result<(Session<Fs>, Arc<Counters>), MountError> {
     let union = Union::open(options)?;
     let counters = union.counters();
+    let device = Arc::clone(&union.device);
+    // As it is called before it is covered: nobody answers questions about it
+    // until the session runs.
+    let full = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     rustix::process::umask(rustix::fs::Mode::empty());
     let mut config = Config::default();
     config.mount_options = vec![
@@ -163,5 +169,45 @@ fn start(options: &MountOptions, path: &Path) -> Result<(Session<Fs>, Arc<Counte
     let turns = Watched::new(!options.spread && cores > 1, &counters);
     let session = Session::new(Fs::new(union, options, turns), path, &config)
         .map_err(|source| MountError::Session { path: path.into(), source })?;
+    let mounts = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+    device.store(device_at(&mounts, &full), Ordering::Relaxed);
     Ok((session, counters))
+}
+
+/// The kernel's number of the device that was last mounted at a place, by the
+/// lines of `mountinfo`; 0 if it is not among them.
+fn device_at(mounts: &[u8], path: &Path) -> u64 {
+    // Blanks, line breaks and backslashes of names are octal numbers there.
+    let escaped: Vec<u8> = path
+        .as_os_str()
+        .as_bytes()
+        .iter()
+        .flat_map(|byte| match byte {
+            b' ' | b'\t' | b'\n' | b'\\' => format!("\\{byte:03o}").into_bytes(),
+            other => vec![*other],
+        })
+        .collect();
+    let number = |text: &[u8]| std::str::from_utf8(text).ok()?.parse::<u64>().ok();
+    let device = mounts.rsplit(|byte| *byte == b'\n').find_map(|line| {
+        let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
+        if *fields.get(4)? != escaped {
+            return None;
+        }
+        let mut halves = fields.get(2)?.split(|byte| *byte == b':');
+        // 12 bits and 20, as the kernel keeps them.
+        Some((number(halves.next()?)? << 20) | number(halves.next()?)?)
+    });
+    device.unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_device_of_a_mount_is_that_of_the_last_one_there() {
+        let mounts = b"22 1 0:20 / /m rw - tmpfs t rw\n23 1 0:51 / /m rw - fuse.unionbench unionbench rw\n24 1 8:300 / /a\\040b rw - ext4 d rw\n";
+        let at = |path: &str| device_at(mounts, Path::new(path));
+        assert_eq!((at("/m"), at("/a b"), at("/none")), (51, (8 << 20) | 300, 0));
+    }
 }

@@ -26,7 +26,7 @@ use fuser::Request;
 use parking_lot::{Condvar, Mutex};
 
 use crate::counters::Counters;
-use crate::sys::probe_points::unionbench_request_begin;
+use crate::sys::probe_points::take_request;
 use crate::sys::schedule::{self, Thread};
 
 /// Requests in a row of one caller before a thread goes near it.
@@ -112,7 +112,7 @@ impl Turns {
 
     /// Takes a request.
     pub(super) fn take(&self, request: &Request) -> Turn<'_> {
-        unionbench_request_begin(request.unique().0);
+        take_request(request.unique().0);
         Counters::add(&self.counters.requests, 1);
         Turn { turns: self, caller: request.pid() }
     }

@@ -157,7 +157,8 @@ pub(super) fn bundled_requests(ebpf: &mut Ebpf) -> Result<Vec<Link>, Refusal> {
     uprobe(ebpf, "bundled_request", unionbench_request_begin as *const () as usize)
 }
 
-fn uprobe(ebpf: &mut Ebpf, name: &str, function: usize) -> Result<Vec<Link>, Refusal> {
+/// At a function of this program's own file, in every process that runs it.
+pub(super) fn uprobe(ebpf: &mut Ebpf, name: &str, function: usize) -> Result<Vec<Link>, Refusal> {
     let program: &mut UProbe = program(ebpf, name)?;
     program.load().map_err(|error| Refusal::of(&error))?;
     Ok(vec![Link::attach(ebpf, name.to_owned(), Place::Own(function))?])

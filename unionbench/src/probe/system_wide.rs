@@ -4,9 +4,10 @@
 use aya::maps::{Map, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::TracePoint;
 use aya::{Ebpf, EbpfLoader};
-use unionbench_common::trace::{Offsets, Settings, TALLIES, TASKS};
+use unionbench_common::trace::{BUNDLED_CALLS, Offsets, Settings, TALLIES, TASKS};
+use unionbench_fuse::{unionbench_copy_up_begin, unionbench_copy_up_end};
 
-use super::attach::{Candidates, Sides, at_first, kernel_types, program};
+use super::attach::{Candidates, Sides, at_first, kernel_types, program, uprobe};
 use super::engine::{Engine, Refusal};
 use super::kallsyms::Kallsyms;
 use super::{ProbeError, object, tracefs};
@@ -38,6 +39,8 @@ impl std::fmt::Display for Seen {
 pub struct SystemWide {
     /// None once its programs were taken off.
     ebpf: Option<Ebpf>,
+    /// Programs at tracepoints, each of which is attached once.
+    at_tracepoints: Vec<String>,
     tally: PerCpuArray<MapData, [u64; TALLIES]>,
 }
 
@@ -65,12 +68,13 @@ impl SystemWide {
             .map_max_entries("TRACE_EVENTS", u32::try_from(room).unwrap_or(u32::MAX))
             .map_max_entries("TRACE_TASKS", TASKS)
             .map_max_entries("TRACE_REQUESTS", TASKS)
+            .map_max_entries("TRACE_BUNDLED", BUNDLED_CALLS)
             .load(bytes)
             .map_err(|error| ProbeError::Load(Box::new(error)))?;
         // Both outlive the programs.
         let events = taken(&mut ebpf, "TRACE_EVENTS")?;
         let tally = taken(&mut ebpf, "TRACE_TALLY")?;
-        Ok((Self { ebpf: Some(ebpf), tally }, events))
+        Ok((Self { ebpf: Some(ebpf), at_tracepoints: Vec::new(), tally }, events))
     }
 
     /// What the kernel side has counted since it was loaded.
@@ -99,8 +103,20 @@ impl SystemWide {
         }
     }
 
+    /// Attaches to the bundled union's daemons: all that run this program's own
+    /// file.
+    pub fn attach_bundled(&mut self) -> Result<(), String> {
+        let Some(ebpf) = &mut self.ebpf else { return Err(GONE.to_owned()) };
+        let end = unionbench_copy_up_end as *const () as usize;
+        let begin = unionbench_copy_up_begin as *const () as usize;
+        uprobe(ebpf, "trace_bundled_end", end)
+            .and_then(|_| uprobe(ebpf, "trace_bundled_begin", begin))
+            .map(drop)
+            .map_err(|refusal| refusal.reason)
+    }
+
     /// Attaches a program to tracepoints of one category, all of which hold
-    /// these fields at these places.
+    /// these fields at these places; nothing if it is there already.
     pub fn attach_tracepoints(
         &mut self,
         name: &str,
@@ -109,6 +125,9 @@ impl SystemWide {
         fields: &[(&str, usize)],
     ) -> Result<(), String> {
         let Some(ebpf) = &mut self.ebpf else { return Err(GONE.to_owned()) };
+        if self.at_tracepoints.iter().any(|there| there == name) {
+            return Ok(());
+        }
         tracefs::visible(|| {
             let tracepoint: &mut TracePoint = program(ebpf, name)?;
             tracepoint.load().map_err(|error| Refusal::of(&error))?;
@@ -119,7 +138,9 @@ impl SystemWide {
             }
             Ok(())
         })
-        .map_err(|refusal: Refusal| refusal.reason)
+        .map_err(|refusal: Refusal| refusal.reason)?;
+        self.at_tracepoints.push(name.to_owned());
+        Ok(())
     }
 
     /// Takes every program off, so that no further event comes.

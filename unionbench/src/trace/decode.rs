@@ -109,7 +109,7 @@ impl Decoder {
             device,
             mount,
             file_system,
-            path: shown(path, head.notes & note::CUT != 0),
+            path: shown_as(path, head.notes),
             object,
             size_bytes: (head.size != NO_SIZE).then_some(head.size),
             layer: None,
@@ -126,8 +126,10 @@ impl Decoder {
             // The union numbers its writable layer 0.
             event.layer = (head.layer != NO_LAYER).then(|| head.layer.checked_sub(1)).flatten();
             event.trigger = trigger::of(head, object);
-            if head.magic == OVERLAYFS {
-                self.add_work(head, &mut event);
+            match head.magic {
+                OVERLAYFS => self.add_work(head, &mut event),
+                FUSE => told_work(head, &mut event),
+                _ => {}
             }
         }
         Some(event)
@@ -163,6 +165,22 @@ impl Decoder {
     }
 }
 
+/// What the bundled union's daemon tells of itself; what it read and wrote
+/// stands where other unions splice.
+fn told_work(head: &Head, event: &mut Event) {
+    event.copied_bytes = Some(head.cloned + head.copied + head.spliced);
+    event.copied_by = Some(match (head.cloned, head.copied, head.spliced) {
+        (0, 0, 0) => CopiedBy::Nothing,
+        (1.., _, _) => CopiedBy::Clone,
+        (0, copied, rewritten) if copied >= rewritten => CopiedBy::CopyFileRange,
+        _ => CopiedBy::ReadWrite,
+    });
+    event.data_ns = Some(Nanos(head.data_ns));
+    event.fsync_ns = Some(Nanos(head.sync_ns));
+    event.n_fsyncs = Some(head.n_syncs);
+}
+
+const FUSE: u32 = 0x6573_5546;
 const OVERLAYFS: u32 = 0x794c_7630;
 const AUFS: u32 = 0x6175_6673;
 
@@ -191,6 +209,23 @@ fn object(mode: u32) -> Option<Object> {
 fn process(comm: &[u8; 16]) -> String {
     let end = comm.iter().position(|byte| *byte == 0).unwrap_or(comm.len());
     String::from_utf8_lossy(&comm[..end]).into_owned()
+}
+
+/// The path in whichever way the kernel side wrote it.
+fn shown_as(path: &[u8], notes: u32) -> Option<String> {
+    let is_cut = notes & note::CUT != 0;
+    if notes & note::FROM_ROOT == 0 {
+        return shown(path, is_cut);
+    }
+    let mut names: Vec<u8> = Vec::with_capacity(path.len() + 1);
+    // A name that was cut in two is no name.
+    let whole = if is_cut { path.iter().position(|byte| *byte == b'/') } else { Some(0) };
+    let path = &path[whole.unwrap_or(path.len())..];
+    for name in path.rsplit(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
+        names.extend(name);
+        names.push(0);
+    }
+    shown(&names, is_cut)
 }
 
 /// The path of names that lead up from the object. One that was cut begins with
@@ -251,6 +286,14 @@ mod tests {
         assert_eq!(show(b"deep\0down\0ha", true).as_deref(), Some(".../down/deep"));
         assert_eq!(show(b"deep\0down\0", true).as_deref(), Some(".../down/deep"));
         assert_eq!(show(b"a\xff\xc3\xa9\0", false).as_deref(), Some("/a\\xffé"));
+    }
+
+    #[test]
+    fn a_daemons_path_is_shown_as_the_kernels() {
+        assert_eq!(shown_as(b"a/b", note::FROM_ROOT).as_deref(), Some("/a/b"));
+        assert_eq!(shown_as(b"ut/b/c", note::FROM_ROOT | note::CUT).as_deref(), Some(".../b/c"));
+        assert_eq!(shown_as(b"", note::FROM_ROOT | note::CUT), None);
+        assert_eq!(shown_as(b"b\0a\0", 0).as_deref(), Some("/a/b"));
     }
 
     #[test]

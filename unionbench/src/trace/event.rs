@@ -138,6 +138,8 @@ pub enum CopiedBy {
     Clone,
     CopyFileRange,
     Splice,
+    /// Read and written by a daemon.
+    ReadWrite,
     /// Attributes only (`metacopy`), or an object without data.
     Nothing,
 }

@@ -114,14 +114,31 @@ impl Coverage {
     }
 }
 
+/// What is of interest: where nothing of a sort is, or was asked for, its probes
+/// are no answer to the question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unions {
+    /// Those whose functions are the kernel's.
+    pub of_kernel: bool,
+    /// Those of the bundled daemon.
+    pub bundled: bool,
+}
+
 /// Attaches what shows the kind. Unions whose functions the kernel does not
 /// have, because their module is not loaded, are named only if nothing is seen.
-pub fn attach(kernel: &mut SystemWide, kind: Kind) -> Coverage {
+pub fn attach(kernel: &mut SystemWide, kind: Kind, unions: Unions) -> Coverage {
     let mut coverage = match kind {
         Kind::Fsync => fsync(kernel),
         Kind::Requests => requests(kernel),
-        _ => functions(kernel, kind),
+        _ if unions.of_kernel => functions(kernel, kind),
+        _ => Coverage::default(),
     };
+    if kind == Kind::Copyup && (unions.bundled || !coverage.seen.is_empty()) {
+        match bundled(kernel) {
+            Ok(()) => coverage.seen.push((BUNDLED, format!("uprobe {BUNDLED_PROBE}"))),
+            Err(reason) => coverage.unseen.push((BUNDLED, reason)),
+        }
+    }
     if !coverage.seen.is_empty() {
         coverage.unseen.retain(|(_, why)| !why.contains("is the module loaded"));
     }
@@ -158,17 +175,27 @@ fn fsync(kernel: &mut SystemWide) -> Coverage {
     one("any", "tracepoint syscalls:sys_enter_fsync", attached)
 }
 
-/// By tracepoints since Linux 6.11, by the function that sends before.
-fn requests(kernel: &mut SystemWide) -> Coverage {
+/// The bundled union, as its mounts are called.
+pub const BUNDLED: &str = "fuse.unionbench";
+const BUNDLED_PROBE: &str = "unionbench_copy_up_end";
+
+/// By the daemon's own functions, and by the requests that it serves meanwhile.
+fn bundled(kernel: &mut SystemWide) -> Result<(), String> {
+    let by_number = |why| format!("who asked its daemon cannot be told before Linux 6.11: {why}");
+    sent_requests(kernel).map_err(by_number)?;
+    kernel.attach_bundled()
+}
+
+fn sent_requests(kernel: &mut SystemWide) -> Result<(), String> {
     let send = [("connection", 8), ("unique", 16), ("opcode", 24)];
     let end = [("connection", 8), ("unique", 16), ("error", 28)];
-    let attached = kernel
-        .attach_tracepoints("trace_request_end", "fuse", &["fuse_request_end"], &end)
-        .and_then(|()| {
-            let send_at = ["fuse_request_send"];
-            kernel.attach_tracepoints("trace_request_send", "fuse", &send_at, &send)
-        });
-    let Err(tracepoint) = attached else {
+    kernel.attach_tracepoints("trace_request_end", "fuse", &["fuse_request_end"], &end)?;
+    kernel.attach_tracepoints("trace_request_send", "fuse", &["fuse_request_send"], &send)
+}
+
+/// By tracepoints since Linux 6.11, by the function that sends before.
+fn requests(kernel: &mut SystemWide) -> Coverage {
+    let Err(tracepoint) = sent_requests(kernel) else {
         return one("fuse", "tracepoint fuse:fuse_request_send", Ok(()));
     };
     let sender = function("trace_request", Both, &["fuse_simple_request"]);

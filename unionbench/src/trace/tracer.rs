@@ -19,6 +19,7 @@ use super::cgroup::Cgroups;
 use super::decode::{Decoder, Raw};
 use super::event::{End, Event, FORMAT, Header, Kind, Mount};
 use super::mounts::Mounts;
+use super::probes::Unions;
 use super::{places, probes};
 use crate::probe::{ProbeError, SystemWide};
 use crate::unit::{Bytes, Nanos};
@@ -88,16 +89,28 @@ impl Tracer {
         let mut unseen = Vec::new();
         let mut further = Vec::new();
         let began_unix_ns = unix_ns();
+        let mut n_seen = 0;
+        let watched = watched(&mounts, settings.device);
+        let unions = unions(&watched, settings.device);
         for kind in &request.kinds {
-            let coverage = probes::attach(&mut kernel, *kind);
+            let mut coverage = probes::attach(&mut kernel, *kind, unions);
+            if is_of_daemons(*kind) {
+                coverage.unseen.extend(foreign(&watched));
+            }
             let sentence = coverage.sentence();
-            if coverage.seen.is_empty() {
-                unseen.push(format!("{}: {sentence}", kind.name()));
+            if !coverage.seen.is_empty() {
+                n_seen += 1;
+            }
+            let mut reasons: Vec<_> =
+                coverage.unseen.iter().map(|(union, why)| format!("{union}: {why}")).collect();
+            reasons.dedup();
+            if !reasons.is_empty() {
+                unseen.push(format!("{}: {}", kind.name(), reasons.join("; ")));
             }
             engines.insert(kind.name().to_owned(), sentence);
             further.extend(coverage.further);
         }
-        if unseen.len() == request.kinds.len() {
+        if n_seen == 0 {
             return Err(unsupported(&request.kinds, &unseen));
         }
         let header = Header {
@@ -198,6 +211,40 @@ impl Tracer {
     }
 }
 
+/// The unions that are asked for.
+fn watched(mounts: &Mounts, device: u32) -> Vec<Mount> {
+    let all = mounts.all().into_iter();
+    all.filter(|mount| device == 0 || kernel_device(mount.device) == device).collect()
+}
+
+/// Without `--mount`, those of the kernel may be mounted at any time.
+fn unions(watched: &[Mount], device: u32) -> Unions {
+    let is_of_kernel = |mount: &Mount| matches!(mount.file_system.as_str(), "overlay" | "aufs");
+    Unions {
+        of_kernel: device == 0 || watched.iter().any(is_of_kernel),
+        bundled: watched.iter().any(|mount| mount.file_system == probes::BUNDLED),
+    }
+}
+
+/// What a daemon does by itself, and tells nobody.
+fn is_of_daemons(kind: Kind) -> bool {
+    matches!(kind, Kind::Copyup | Kind::Lookup | Kind::Whiteout | Kind::Readdir)
+}
+
+/// Unions of other programs' daemons, which have no functions to watch.
+fn foreign(watched: &[Mount]) -> Vec<(&'static str, String)> {
+    let is_foreign =
+        |m: &&Mount| m.file_system.starts_with("fuse.") && m.file_system != probes::BUNDLED;
+    watched
+        .iter()
+        .filter(is_foreign)
+        .map(|mount| {
+            let (path, kind) = (&mount.path, &mount.file_system);
+            ("fuse", format!("the daemon of {path} ({kind}) tells nothing of it: trace `requests`"))
+        })
+        .collect()
+}
+
 /// A container that was not there at the beginning is looked for in events.
 fn is_wanted(container: Option<&str>, event: &Event) -> bool {
     match (container, &event.container) {
@@ -227,6 +274,8 @@ fn settings(
         min_latency_ns: request.min_latency.0,
         tgid: request.pid.unwrap_or(0),
         own_tgid: std::process::id(),
+        tell_requests: u32::from(request.kinds.contains(&Kind::Requests)),
+        note_callers: u32::from(request.kinds.contains(&Kind::Copyup)),
         ..Settings::ALL
     };
     if let Some(path) = &request.mount {

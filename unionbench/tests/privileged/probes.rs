@@ -175,10 +175,10 @@ fn copy_ups_of_the_bundled_union_are_seen_where_it_tells_of_them() {
         unionbench_request_begin(1);
         for (bytes, error) in [(100, 0), (200, 0), (0, libc::ENOSPC)] {
             unionbench_copy_up_begin(7);
-            unionbench_copy_up_end(7, bytes, error);
+            unionbench_copy_up_end(7, bytes, error, std::ptr::null());
         }
         // An end without a beginning was begun before the phase.
-        unionbench_copy_up_end(7, 1 << 40, 0);
+        unionbench_copy_up_end(7, 1 << 40, 0, std::ptr::null());
     });
     daemon.join().expect("the thread ends well");
     let seen = session.end().expect("maps can be read");

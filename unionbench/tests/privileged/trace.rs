@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::skip::skipped;
 use unionbench::probe::{self, Availability, Engine};
-use unionbench::trace::{Event, Kind, Request, TraceError, Tracer};
+use unionbench::trace::{Event, Kind, Object, Request, TraceError, Tracer, Trigger};
 use unionbench::unit::Nanos;
 use unionbench_fuse::{MountOptions, Mounted};
 
@@ -116,6 +116,74 @@ fn requests_and_fsyncs_equal_what_the_daemon_counts() {
     assert_eq!((end.n_events, end.n_lost), (events.len() as u64, 0));
     drop(tracer);
     mounted.unmount().expect("nobody uses it");
+}
+
+/// The daemon is this process; any other that runs the same file is seen alike.
+#[test]
+fn copy_ups_of_the_bundled_union_equal_what_the_daemon_counts() {
+    let test = "copy_ups_of_the_bundled_union_equal_what_the_daemon_counts";
+    if let Availability::Unavailable { reason, .. } = Engine::Uprobe.probe() {
+        skipped(test, reason);
+        return;
+    }
+    let Some((dir, mounted)) = union(test) else { return };
+    let merged = dir.path().join("merged");
+    fs::write(dir.path().join("bottom/dir/cut"), vec![b'x'; 5000]).expect("a file");
+    fs::create_dir_all(dir.path().join("bottom/new/deep")).expect("a folder");
+    let Some(mut tracer) = open(test, &[Kind::Copyup], &merged) else { return };
+    drain(&mut tracer);
+    let (before, bytes) = (mounted.counters().copy_ups(), mounted.counters().copied_bytes());
+    shell(
+        "chmod 600 dir/file; echo more >>file; : >dir/cut; mkdir new/deep/er; cat file >/dev/null",
+        &merged,
+    );
+    let events = drain(&mut tracer);
+    let told: Vec<_> = events
+        .iter()
+        .map(|e| {
+            (e.path.as_deref().expect("a path"), e.trigger, e.layer, e.size_bytes, e.copied_bytes)
+        })
+        .collect();
+    let expected = [
+        ("/dir", Some(Trigger::Parent), Some(1), None, Some(0)),
+        ("/dir/file", Some(Trigger::Chmod), Some(1), Some(9000), Some(9000)),
+        ("/file", Some(Trigger::OpenWrite), Some(0), Some(3), Some(3)),
+        ("/dir/cut", Some(Trigger::OpenTruncate), Some(1), Some(5000), Some(0)),
+        ("/new", Some(Trigger::Parent), Some(1), None, Some(0)),
+        ("/new/deep", Some(Trigger::Mkdir), Some(1), None, Some(0)),
+    ];
+    assert_eq!(told, expected);
+    assert_eq!(events.len() as u64, mounted.counters().copy_ups() - before);
+    let sum: u64 = events.iter().filter_map(|event| event.copied_bytes).sum();
+    assert_eq!(sum, mounted.counters().copied_bytes() - bytes);
+    for event in &events {
+        assert_eq!(event.mount.as_deref(), Some(merged.display().to_string().as_str()));
+        assert!(["chmod", "sh", "mkdir"].contains(&event.process.as_str()), "{event:?}");
+        let (data, fsync) = (event.data_ns.expect("told"), event.fsync_ns.expect("told"));
+        assert!(event.latency_ns.0 > data.0 + fsync.0, "{event:?}");
+        // What is cut on opening is synchronised all the same.
+        let is_file = event.object == Some(Object::File);
+        assert_eq!((event.errno, event.n_fsyncs), (0, Some(u32::from(is_file))), "{event:?}");
+    }
+    let end = tracer.end().expect("it can be told");
+    assert_eq!((end.n_events, end.n_lost), (events.len() as u64, 0));
+    drop(tracer);
+    mounted.unmount().expect("nobody uses it");
+}
+
+/// What both sides of the probe take for what lies in the daemon's memory.
+#[test]
+fn the_kernel_side_reads_what_the_daemon_writes() {
+    use std::mem::offset_of;
+    use unionbench_common::trace::BundledCopyUp;
+    use unionbench_fuse::CopyUp;
+    assert_eq!(size_of::<CopyUp>(), size_of::<BundledCopyUp>());
+    macro_rules! same {
+        ($($field:ident)*) => {$(
+            assert_eq!(offset_of!(CopyUp, $field), offset_of!(BundledCopyUp, $field));
+        )*};
+    }
+    same!(unique device size mode layer cloned copied rewritten data_ns fsync_ns n_fsyncs is_parent path path_len);
 }
 
 #[test]

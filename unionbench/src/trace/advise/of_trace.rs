@@ -80,7 +80,7 @@ impl Watched {
             take(&mut self.attributes, data.map(|data| data + fsync.unwrap_or(0)));
         }
         take(&mut self.fsync, fsync);
-        let bytewise = matches!(event.copied_by, Some(CopiedBy::Splice | CopiedBy::CopyFileRange));
+        let bytewise = !matches!(event.copied_by, None | Some(CopiedBy::Clone | CopiedBy::Nothing));
         if bytewise && event.copied_bytes != Some(0) {
             take(&mut self.copying, data);
         }

@@ -237,6 +237,7 @@ pub fn copied_by(by: CopiedBy) -> &'static str {
         CopiedBy::Clone => "clone",
         CopiedBy::CopyFileRange => "copy_file_range",
         CopiedBy::Splice => "splice",
+        CopiedBy::ReadWrite => "read and write",
         CopiedBy::Nothing => "nothing",
     }
 }
