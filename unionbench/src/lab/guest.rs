@@ -358,8 +358,13 @@ impl Guest {
 
     fn add_modules(&self, initramfs: &mut Initramfs) -> Result<Vec<String>, LabError> {
         let Some(root) = &self.kernel.modules else { return Ok(Vec::new()) };
+        // They ask for this checksum by its name when they are loaded, which no
+        // list of needs tells. Elsewhere the order stays: counts rest on it.
+        let asks = |name: &String| matches!(name.as_str(), "xfs" | "btrfs");
+        let checksum = self.required_modules.iter().any(asks).then_some("crc32c_generic");
         let wanted: Vec<&str> = TRANSPORT_MODULES
             .into_iter()
+            .chain(checksum)
             .chain(self.required_modules.iter().map(String::as_str))
             .chain(self.optional_modules.iter().map(String::as_str))
             .collect();
