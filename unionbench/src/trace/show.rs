@@ -1,6 +1,7 @@
 //! An event as a line: for people, and as CSV.
 
 use super::event::{CopiedBy, Event, Kind, Object, Trigger};
+use super::summary::printable;
 use crate::unit::{Bytes, Nanos};
 
 /// The columns of [`csv_row`].
@@ -81,7 +82,7 @@ pub fn human_line(event: &Event) -> String {
         clock(event.at_unix_ns),
         event.latency_ns.to_string(),
         event.kind.name(),
-        plain(&event.process),
+        printable(&event.process),
         event.pid,
         container(event),
         what(event),
@@ -143,26 +144,11 @@ fn what(event: &Event) -> String {
 /// Mount and path, told apart by a colon: the path is the union's, which may
 /// be mounted elsewhere in a container.
 fn place(event: &Event) -> String {
-    let mount = event.mount.as_deref().map_or_else(|| format!("dev {}", event.device), plain);
+    let mount = event.mount.as_deref().map_or_else(|| format!("dev {}", event.device), printable);
     match &event.path {
-        Some(path) => format!("{mount}:{}", plain(path)),
+        Some(path) => format!("{mount}:{}", printable(path)),
         None => mount,
     }
-}
-
-/// Letters that would move the cursor of a terminal are written as escapes.
-fn plain(text: &str) -> String {
-    if !text.chars().any(char::is_control) {
-        return text.to_owned();
-    }
-    let escaped = |letter: char| {
-        if letter.is_control() {
-            letter.escape_default().collect::<String>()
-        } else {
-            letter.to_string()
-        }
-    };
-    text.chars().map(escaped).collect()
 }
 
 fn object(object: Object) -> &'static str {
@@ -199,6 +185,7 @@ fn copied_by(by: CopiedBy) -> &'static str {
         CopiedBy::Clone => "clone",
         CopiedBy::CopyFileRange => "copy_file_range",
         CopiedBy::Splice => "splice",
+        CopiedBy::ReadWrite => "read_write",
         CopiedBy::Nothing => "nothing",
     }
 }
@@ -243,6 +230,15 @@ mod tests {
     #[test]
     fn a_line_says_who_what_where_and_how() {
         insta::assert_snapshot!(human_line(&event()), @r#"16:00:00.123456  1234.6 µs copyup   chown                 42 docker:0123456789ab   chown  /merged:/etc/a,"b"\n  4KiB  layer 2  4KiB by splice  1 fsync 900.0 µs"#);
+    }
+
+    #[test]
+    fn no_name_acts_on_the_terminal() {
+        let odd = "/a\u{1b}[2J\u{202e}\u{9b}b\r";
+        let event = Event { path: Some(odd.into()), process: odd.into(), ..event() };
+        let line = human_line(&event);
+        assert_eq!(line.matches("\\u{202e}").count(), 2, "{line}");
+        assert!(line.chars().all(|letter| !letter.is_control() && letter != '\u{202e}'), "{line}");
     }
 
     #[test]

@@ -211,11 +211,16 @@ fn tally_row(key: &str, tally: &Tally) -> Vec<String> {
     vec![printable(key), tally.n.to_string(), time, bytes, tally.n_fsyncs.to_string()]
 }
 
-/// A name without what a terminal would act on.
+/// A name with escapes for the letters that would move the cursor of a terminal,
+/// or turn the order of those around them.
 pub fn printable(name: &str) -> String {
-    let one = |c: char| match c.is_control() {
-        true => c.escape_default().to_string(),
-        false => c.to_string(),
+    let acts = |letter: char| {
+        letter.is_control()
+            || matches!(letter, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let one = |letter: char| match acts(letter) {
+        true => letter.escape_default().to_string(),
+        false => letter.to_string(),
     };
     name.chars().map(one).collect()
 }
