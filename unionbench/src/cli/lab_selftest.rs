@@ -59,6 +59,16 @@ enum What {
     TraceFiltered,
     TraceFilteredOut,
     TraceBurst,
+    /// Odd cases under `unionbench trace`, replays and advice
+    TraceCases,
+    TraceOdd,
+    TraceInsideShared,
+    TraceInsideOwn,
+    TraceWaitingIn,
+    TraceWaitingOut,
+    TraceAgain,
+    TraceOwned,
+    TraceClone,
     /// What tracing costs a lookup and a copy-up, in /out/trace-cost
     TraceCost,
     TraceCostPart,
@@ -100,6 +110,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         What::Oops => fs::write("/proc/sysrq-trigger", "c")?,
         What::FillMemory => fill_memory(),
         What::Trace => trace_selftest::run()?,
+        What::TraceCases => trace_selftest::run_cases()?,
         What::TraceAufs => trace_selftest::run_aufs()?,
         What::TraceCost => trace_selftest::cost()?,
         What::TraceCostPart => println!("{}", trace_selftest::cost_part(args.depth)?),
@@ -109,6 +120,14 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         | What::TraceFiltered
         | What::TraceFilteredOut
         | What::TraceBurst
+        | What::TraceOdd
+        | What::TraceInsideShared
+        | What::TraceInsideOwn
+        | What::TraceWaitingIn
+        | What::TraceWaitingOut
+        | What::TraceAgain
+        | What::TraceOwned
+        | What::TraceClone
         | What::TraceAufsPart => {
             if let Some(group) = &args.cgroup {
                 trace_selftest::enter(group)?;

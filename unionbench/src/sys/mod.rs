@@ -7,6 +7,7 @@ pub mod caches;
 pub mod child;
 pub mod idmap;
 pub mod loop_device;
+pub mod mapping;
 pub mod mount;
 pub mod namespace;
 pub mod own_mounts;

@@ -22,7 +22,11 @@ pub fn with_tracefs<R: Send>(work: impl FnOnce() -> R + Send) -> io::Result<R> {
     })
 }
 
-fn leave_shared_mounts() -> io::Result<()> {
+/// Gives the calling thread a copy of the mounts that is its own: what it mounts
+/// from now on, nobody else sees.
+///
+/// Errors: not root.
+pub fn leave_shared_mounts() -> io::Result<()> {
     // SAFETY: the namespace is this thread's alone, which was made for it;
     // descriptors stay shared, so nothing another thread holds changes.
     unsafe { unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }?;

@@ -4,6 +4,9 @@
 //! It leaves in the output folder what the tracer printed and recorded, and
 //! what the upper layer holds afterwards. What must agree is checked outside.
 
+mod again;
+mod cases;
+
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -54,6 +57,12 @@ pub fn run() -> anyhow::Result<()> {
         unmount(merged(name), UnmountFlags::empty())?;
     }
     Ok(())
+}
+
+/// Odd cases, filters, and what is made of recordings: a replay and advice.
+pub fn run_cases() -> anyhow::Result<()> {
+    cases::run()?;
+    again::run()
 }
 
 /// The same kinds on aufs, for a kernel that has it.
@@ -152,7 +161,8 @@ pub fn part(name: &str) -> anyhow::Result<()> {
         "trace-filtered" => chmod(&m.join("filter/in")),
         "trace-filtered-out" => chmod(&m.join("filter/out")),
         "trace-burst" => (0..N_BURST).try_for_each(|i| chmod(&merged("b").join(format!("f{i}")))),
-        other => anyhow::bail!("cannot run {other}: it is no part of the workload"),
+        "trace-again" | "trace-owned" | "trace-clone" => again::part(name),
+        other => cases::part(other),
     }
 }
 
@@ -231,8 +241,13 @@ fn control_groups() -> anyhow::Result<()> {
 }
 
 fn overlay(name: &str, lower: &str, further: &str) -> anyhow::Result<()> {
-    let (upper, work) = (upper(name), Path::new(BASE).join(format!("work-{name}")));
-    let merged = merged(name);
+    overlay_in(Path::new(BASE), name, lower, further)
+}
+
+/// Mounts a union whose other folders lie in `base`.
+fn overlay_in(base: &Path, name: &str, lower: &str, further: &str) -> anyhow::Result<()> {
+    let folder = |what: &str| base.join(format!("{what}-{name}"));
+    let (upper, work, merged) = (folder("upper"), folder("work"), folder("merged"));
     for folder in [&upper, &work, &merged] {
         fs::create_dir_all(folder)?;
     }
