@@ -143,6 +143,19 @@ fn a_port_in_use_is_told() {
     assert!(said.contains("another program does") && said.contains("--listen"), "{said}");
 }
 
+#[test]
+fn an_address_that_is_none_is_refused() {
+    for address in ["9435", "localhost:9435", "127.0.0.1", "127.0.0.1:99999", "*:9435", ""] {
+        let output = Command::new(env!("CARGO_BIN_EXE_unionbench"))
+            .args(["export", "--listen", address, "--replay", "/dev/null"])
+            .output()
+            .expect("runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{address:?}: {said}");
+        assert!(said.contains("--listen"), "{address:?}: {said}");
+    }
+}
+
 fn packaging(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging").join(name);
     std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))

@@ -193,6 +193,35 @@ impl Screen {
     }
 }
 
+/// A test that fails leaves no program behind.
+impl Drop for Screen {
+    fn drop(&mut self) {
+        // setsid ends when the program does; those below it are ended first, so
+        // that none is handed on to another parent.
+        for pid in unionbench::sys::process::descendants(self.child.id()).unwrap_or_default() {
+            if let Some(pid) = Pid::from_raw(pid.cast_signed()) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_failed_test_leaves_no_top_behind() {
+    let mut screen = Screen::open(100, "xterm");
+    screen.wait_for("p99");
+    let mut all = unionbench::sys::process::descendants(screen.child.id()).expect("is there");
+    all.push(screen.child.id());
+    drop(screen);
+    for pid in all {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let is_gone = status.is_empty() || status.contains(") Z ");
+        assert!(is_gone, "{pid} goes on: {status}");
+    }
+}
+
 #[test]
 fn top_is_driven_by_keys_and_leaves_the_terminal_as_it_was() {
     let mut screen = Screen::open(100, "xterm");
