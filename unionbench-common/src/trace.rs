@@ -337,15 +337,13 @@ pub struct BundledCopyUp {
     pub cloned: u64,
     pub copied: u64,
     pub rewritten: u64,
-    pub data_ns: u64,
-    pub fsync_ns: u64,
     pub n_fsyncs: u32,
     pub is_parent: u32,
     pub path: u64,
     pub path_len: u64,
 }
 
-const _: () = assert!(size_of::<BundledCopyUp>() == 12 * 8);
+const _: () = assert!(size_of::<BundledCopyUp>() == 10 * 8);
 
 /// A copy-up that a daemon's thread is about. The scratch is the thread's own,
 /// since one thread at a probe in user space may be put off for another on its

@@ -13,7 +13,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
@@ -90,8 +89,6 @@ impl Union {
             cloned: work.moved.cloned,
             copied: work.moved.copied,
             rewritten: work.moved.rewritten,
-            data_ns: nanoseconds(work.data),
-            fsync_ns: nanoseconds(work.fsync),
             n_fsyncs: work.n_fsyncs,
             is_parent: u32::from(work.is_parent),
             path: path.as_ptr(),
@@ -345,7 +342,8 @@ impl Union {
     }
 }
 
-/// What a copy-up did, for whoever observes it.
+/// What a copy-up did, for whoever observes it. No clock is read for it: most
+/// of the time nobody does.
 #[derive(Debug, Default)]
 struct Work {
     path: Option<PathBuf>,
@@ -353,8 +351,6 @@ struct Work {
     mode: u32,
     layer: u32,
     moved: Moved,
-    data: Duration,
-    fsync: Duration,
     n_fsyncs: u32,
     is_parent: bool,
 }
@@ -368,23 +364,14 @@ impl Work {
     }
 
     fn copy(&mut self, from: &OwnedFd, to: &OwnedFd, len: u64) -> Result<(), Errno> {
-        let began = Instant::now();
         self.moved = copy_data(from, to, len)?;
-        self.data = began.elapsed();
         Ok(())
     }
 
     fn sync(&mut self, file: &OwnedFd) -> Result<(), Errno> {
-        let began = Instant::now();
-        let synced = rustix::fs::fsync(file);
-        self.fsync += began.elapsed();
         self.n_fsyncs += 1;
-        synced
+        rustix::fs::fsync(file)
     }
-}
-
-fn nanoseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// A copy that is not finished.

@@ -56,9 +56,6 @@ pub struct CopyUp {
     pub cloned: u64,
     pub copied: u64,
     pub rewritten: u64,
-    /// What data and synchronising took.
-    pub data_ns: u64,
-    pub fsync_ns: u64,
     pub n_fsyncs: u32,
     /// Not 0 for a directory that leads to the object which was changed.
     pub is_parent: u32,

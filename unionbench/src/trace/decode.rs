@@ -166,7 +166,7 @@ impl Decoder {
 }
 
 /// What the bundled union's daemon tells of itself; what it read and wrote
-/// stands where other unions splice.
+/// stands where other unions splice. What each part took it does not know.
 fn told_work(head: &Head, event: &mut Event) {
     event.copied_bytes = Some(head.cloned + head.copied + head.spliced);
     event.copied_by = Some(match (head.cloned, head.copied, head.spliced) {
@@ -175,8 +175,6 @@ fn told_work(head: &Head, event: &mut Event) {
         (0, copied, rewritten) if copied >= rewritten => CopiedBy::CopyFileRange,
         _ => CopiedBy::ReadWrite,
     });
-    event.data_ns = Some(Nanos(head.data_ns));
-    event.fsync_ns = Some(Nanos(head.sync_ns));
     event.n_fsyncs = Some(head.n_syncs);
 }
 
