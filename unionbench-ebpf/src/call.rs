@@ -166,6 +166,10 @@ fn frame(thread: &mut Thread, index: u32) -> &mut Frame {
 fn push(thread: &mut Thread, operation: Operation, note: u64) {
     let depth = thread.depth;
     thread.depth += 1;
+    if depth == 0 {
+        // Also after ends that were missed.
+        thread.copy_ups = 0;
+    }
     if depth as usize >= MAX_DEPTH {
         count(Counter::LostFrames);
         return;
@@ -245,27 +249,30 @@ fn pop(thread: &mut Thread, operation: Operation) -> Option<Frame> {
 
 /// Cuts the frames down to the innermost one of an operation, and that one
 /// too; false if there is none. It walks upwards and keeps the last match:
-/// downwards, the verifier loses the lower bound of the index. A function of
-/// its own, as [`crate::maps::thread`] says of another.
+/// downwards, the verifier loses the lower bound of the index. Nothing else is
+/// told of a frame here, since the verifier follows every combination of what
+/// the eight may be. A function of its own, as [`crate::maps::thread`] says of
+/// another.
 #[inline(never)]
 fn below(thread: &mut Thread, operation: u32) -> bool {
     const NONE: u32 = MAX_DEPTH as u32;
-    let (mut copy_ups, mut depth, mut copy_ups_left) = (0, NONE, 0);
+    let mut depth = NONE;
     for (index, frame) in thread.frames.iter().enumerate() {
         if index as u32 >= thread.depth {
             break;
         }
         if frame.operation == operation {
-            (depth, copy_ups_left) = (index as u32, copy_ups);
+            depth = index as u32;
         }
-        copy_ups += is_copy_up(frame.operation) as u32;
     }
     if depth == NONE {
         return false;
     }
     count(Counter::LostEnds);
     thread.depth = depth;
-    thread.copy_ups = copy_ups_left;
+    if is_copy_up(operation) {
+        thread.copy_ups = thread.copy_ups.saturating_sub(1);
+    }
     true
 }
 
