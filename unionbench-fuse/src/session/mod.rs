@@ -68,6 +68,10 @@ pub fn serve(options: &MountOptions, path: &Path, ready: impl FnOnce()) -> Resul
     let failed = |source| MountError::Session { path: path.into(), source };
     // The mount point as it is called before it is covered.
     let full = path.canonicalize().map_err(failed)?;
+    if !full.is_dir() {
+        // The kernel would mount a directory over a file, for nobody to enter.
+        return Err(failed(Errno::NOTDIR.into()));
+    }
     let ending = signals::block();
     let (session, _) = start(options, path)?;
     let (tell, told) = mpsc::channel();

@@ -138,10 +138,11 @@ pub fn main() -> ExitCode {
         Command::Keep(args) => keep::run(&args),
         Command::LabSelftest(args) => lab_selftest::run(&args),
     };
-    result.unwrap_or_else(|error| {
+    let code = result.unwrap_or_else(|error| {
         eprintln!("unionbench: {error:#}");
         exit::of(&error)
-    })
+    });
+    if code == ExitCode::SUCCESS && out::failed() { ExitCode::FAILURE } else { code }
 }
 
 /// The command line as it is typed. What describes a guest means something to

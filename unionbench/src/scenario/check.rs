@@ -168,7 +168,7 @@ fn backing(scenario: &Scenario) -> Verdict {
     if let Some(bad) = backing.options.iter().find(|o| o.is_empty() || o.contains(['\0', '\n'])) {
         return refuse("backing.options", format!("{bad:?} is no mount option"));
     }
-    made(backing)?;
+    super::mkfs::check(backing)?;
     sealed(scenario)?;
     room(scenario, backing)
 }
@@ -182,26 +182,6 @@ fn sealed(scenario: &Scenario) -> Verdict {
         return refuse("stack.verity", "a file system of `backing.fs` has no fs-verity");
     }
     Ok(())
-}
-
-/// Refuses options for a mkfs that is not run, or that does not know them.
-fn made(backing: &Backing) -> Verdict {
-    if backing.mkfs.values.iter().all(String::is_empty) {
-        return Ok(());
-    }
-    let one = backing.fs.values.first();
-    match one {
-        Some(FileSystem::Ext4 | FileSystem::Xfs | FileSystem::Btrfs)
-            if backing.fs.values.len() == 1 => {}
-        _ => {
-            let problem = "its options are of one mkfs, and `backing.fs` names another or several";
-            return refuse("backing.mkfs", problem);
-        }
-    }
-    match backing.mkfs.values.iter().find(|words| words.contains(['\0', '\n', '"', '\''])) {
-        Some(bad) => refuse("backing.mkfs", format!("{bad:?} is not plain words")),
-        None => Ok(()),
-    }
 }
 
 /// Refuses layers that cannot fit. An estimate from below: whole pages for the

@@ -10,6 +10,7 @@ mod error;
 mod extra;
 mod file;
 mod image;
+mod mkfs;
 mod options;
 mod overrides;
 mod replay;

@@ -32,7 +32,7 @@ pub use verity::seal;
 #[derive(Debug, thiserror::Error)]
 pub enum StackError {
     #[error(
-        "cannot write {path}: the backing file system is full; raise `backing.size` or shrink the stack", path = .path.display()
+        "cannot write {path}: the backing file system is full; raise `backing.size` (or the number of inodes, if `backing.mkfs` lowers it) or shrink the stack", path = .path.display()
     )]
     NoSpace { path: PathBuf },
     #[error("cannot {action} {path}", path = .path.display())]

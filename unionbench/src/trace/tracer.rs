@@ -104,6 +104,12 @@ impl Tracer {
             let mut reasons: Vec<_> =
                 coverage.unseen.iter().map(|(union, why)| format!("{union}: {why}")).collect();
             reasons.dedup();
+            if coverage.seen.is_empty() && reasons.is_empty() {
+                reasons.push(
+                    "no probe tells it of a union in user space; `requests` has what that is asked"
+                        .to_owned(),
+                );
+            }
             if !reasons.is_empty() {
                 unseen.push(format!("{}: {}", kind.name(), reasons.join("; ")));
             }
@@ -270,6 +276,11 @@ fn settings(
     mounts: &Mounts,
     cgroups: &mut Cgroups,
 ) -> Result<(Settings, Option<String>), TraceError> {
+    if let Some(pid) = request.pid
+        && !std::path::Path::new(&format!("/proc/{pid}")).exists()
+    {
+        return Err(TraceError::Usage(format!("no process has the number {pid}")));
+    }
     let mut settings = Settings {
         min_latency_ns: request.min_latency.0,
         tgid: request.pid.unwrap_or(0),
