@@ -22,10 +22,10 @@ pub fn line(line: Arguments<'_>) {
 pub fn text(text: Arguments<'_>) {
     let mut out = stdout().lock();
     match out.write_fmt(text).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            if !FAILED.swap(true, Ordering::Relaxed) {
-                let _ = writeln!(stderr(), "unionbench: cannot print the result: {error}");
-            }
+        Err(error)
+            if error.kind() != ErrorKind::BrokenPipe && !FAILED.swap(true, Ordering::Relaxed) =>
+        {
+            let _ = writeln!(stderr(), "unionbench: cannot print the result: {error}");
         }
         _ => {}
     }
