@@ -9,9 +9,9 @@ use thiserror::Error;
 
 use crate::plan::{BackingKind, BackingPlan};
 use crate::record;
+use crate::sys::child::die_with_parent;
 use crate::sys::loop_device::LoopDevice;
 use crate::sys::mount::{MountFailure, Mounted, mount_by_string, mount_in_force};
-use crate::sys::signal::die_with_parent;
 use crate::unit::Bytes;
 
 /// `OVERLAYFS_SUPER_MAGIC` of linux/magic.h.

@@ -13,7 +13,6 @@ pub mod namespace;
 pub mod own_mounts;
 pub mod process;
 pub mod resident;
-pub mod signal;
 pub mod truncate;
 pub mod verity;
 
