@@ -12,6 +12,7 @@ pub struct Counters {
     pub(crate) copied_bytes: AtomicU64,
     pub(crate) whiteouts: AtomicU64,
     pub(crate) directories_indexed: AtomicU64,
+    pub(crate) names_probed: AtomicU64,
 }
 
 impl Counters {
@@ -49,6 +50,12 @@ impl Counters {
     /// Directories whose layers were read into an index.
     pub fn directories_indexed(&self) -> u64 {
         self.directories_indexed.load(Ordering::Relaxed)
+    }
+
+    /// Names asked of the layers one by one, because reading their directory
+    /// would have taken long.
+    pub fn names_probed(&self) -> u64 {
+        self.names_probed.load(Ordering::Relaxed)
     }
 
     pub(crate) fn add(counter: &AtomicU64, n: u64) {

@@ -97,7 +97,7 @@ impl Union {
     /// in it. It is read under the lock under which a change of the directory
     /// forgets it, so that no such change is missed.
     fn gives(&self, parent: &Node, dir: &Dir<'_>) -> Result<Gives, Errno> {
-        let mut index = self.index_of(parent)?;
+        let mut index = self.begun_index(parent)?;
         if let Some(known) = &index.gives {
             return Ok(known.clone());
         }
@@ -177,7 +177,7 @@ impl Union {
         if too_long(name) {
             return Err(Errno::NAMETOOLONG);
         }
-        match self.index_of(parent)?.get(name) {
+        match self.index_for(parent, name)?.get(name) {
             None => return Ok(Vacancy { hidden: false, below: false }),
             Some(e) if e.what == What::Whiteout => {
                 return Ok(Vacancy { hidden: true, below: e.below });
@@ -213,7 +213,7 @@ impl Union {
         below: bool,
     ) -> Result<(), Errno> {
         let new = New { what: What::Object(node.kind), layer: 0, ino: node.ino, below };
-        let slot = self.index_of(parent)?.put(name, new);
+        let slot = self.begun_index(parent)?.put(name, new);
         node.learn_alias(parent, slot, true);
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The merged listing of one directory: names to where their object lies.
 //!
-//! It is read from all layers once and then kept true in place by every
-//! change, so a lookup costs no search through layers and an absent name costs
+//! It is read from all layers once (name by name where that would take long,
+//! see `probe`) and then kept true in place by every change, so a lookup costs no search through layers and an absent name costs
 //! no system call. A name's slot is its readdir offset and how a node knows
 //! its own name: it never moves while the name lives, so a listing in progress
 //! neither skips nor repeats a name that stays.
@@ -17,6 +17,8 @@ use std::sync::Arc;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 use rustix::fs::FileType;
+
+use crate::probe::Partial;
 
 /// What the topmost layer that has a name holds under it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +41,8 @@ pub(crate) struct Entry<'a> {
     /// A lower layer shows something under this name, so removing it from the
     /// upper layer must leave a whiteout.
     pub(crate) below: bool,
+    /// Everything is known of the name, so the layers have no more to say.
+    pub(crate) settled: bool,
 }
 
 /// What is kept of a name.
@@ -75,6 +79,7 @@ const KINDS: [FileType; 8] = [
 const FIRST_KIND: u8 = 2;
 const WHAT: u8 = 0x0f;
 const BELOW: u8 = 0x10;
+const SETTLED: u8 = 0x20;
 
 fn bits(what: What, below: bool) -> u8 {
     let what = match what {
@@ -110,6 +115,8 @@ pub(crate) struct Gives {
 pub(crate) struct Index {
     /// Kept from the first object made here until the directory is changed.
     pub(crate) gives: Option<Gives>,
+    /// None once the directory has been read whole.
+    pub(crate) partial: Option<Box<Partial>>,
     slots: Vec<Slot>,
     free: Vec<u32>,
     names: Vec<u8>,
@@ -145,12 +152,47 @@ impl Index {
             layer: kept.layer,
             ino: kept.ino,
             below: kept.bits & BELOW != 0,
+            settled: kept.bits & SETTLED != 0,
         })
     }
 
     /// The entry of `name`, a whiteout included.
     pub(crate) fn get(&self, name: &OsStr) -> Option<Entry<'_>> {
         self.entry(self.find(name)?)
+    }
+
+    /// True if the entry of `name`, or that there is none, is all there is to
+    /// say of it.
+    pub(crate) fn knows(&self, name: &OsStr) -> bool {
+        let Some(partial) = &self.partial else { return true };
+        self.find(name).is_some() || partial.absent.contains(name)
+    }
+
+    /// Remembers, while not all names are known, that there is none such.
+    pub(crate) fn note_absent(&mut self, name: &OsStr) {
+        if let Some(partial) = &mut self.partial {
+            partial.absent.insert(name.into());
+        }
+    }
+
+    /// Marks all that is known as settled, before the layers are read.
+    pub(crate) fn settle(&mut self) {
+        for kept in self.slots.iter_mut().filter(|kept| kept.what().is_some()) {
+            kept.bits |= SETTLED;
+        }
+    }
+
+    pub(crate) fn is_settled(&self, name: &OsStr) -> bool {
+        self.get(name).is_some_and(|entry| entry.settled)
+    }
+
+    /// Drops what a reading of the layers that failed has added.
+    pub(crate) fn drop_unsettled(&mut self) {
+        let added: Vec<_> = (0..self.slots.len())
+            .filter_map(|slot| self.entry(slot as u32).filter(|entry| !entry.settled))
+            .map(|entry| entry.name.to_owned())
+            .collect();
+        added.iter().for_each(|name| self.remove(name));
     }
 
     /// The lower layers that a directory's entry merges, topmost first.
@@ -170,6 +212,9 @@ impl Index {
         self.n_shown += usize::from(matches!(new.what, What::Object(_)));
         self.n_shown -= usize::from(was_shown);
         self.dirs.remove(&slot);
+        if let Some(partial) = &mut self.partial {
+            partial.absent.remove(name);
+        }
         slot
     }
 
@@ -332,6 +377,24 @@ mod tests {
         index.hide(OsStr::new("x"));
         assert_eq!(index.get(OsStr::new("x")).unwrap().what, What::Whiteout);
         assert!(index.shows_nothing());
+    }
+
+    #[test]
+    fn a_reading_that_fails_leaves_what_was_known() {
+        let mut index = Index { partial: Some(Box::default()), ..Index::default() };
+        let slot = index.put(OsStr::new("known"), file());
+        index.note_absent(OsStr::new("absent"));
+        index.settle();
+        for name in ["new", "other"] {
+            index.put(OsStr::new(name), file());
+        }
+        index.drop_unsettled();
+        assert_eq!(shown(&index), [(slot, "known".to_owned())]);
+        for (name, known) in [("known", true), ("absent", true), ("new", false), ("other", false)] {
+            assert_eq!(index.knows(OsStr::new(name)), known, "{name}");
+        }
+        index.put(OsStr::new("absent"), file());
+        assert!(!index.partial.as_ref().unwrap().absent.contains(OsStr::new("absent")));
     }
 
     #[test]

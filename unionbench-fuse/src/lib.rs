@@ -31,6 +31,7 @@ mod node;
 mod options;
 mod origin;
 mod parts;
+mod probe;
 mod readdir;
 mod remove;
 mod rename;

@@ -59,7 +59,7 @@ impl Union {
             return Err(Errno::NAMETOOLONG);
         }
         let found = {
-            let index = self.index_of(parent)?;
+            let index = self.index_for(parent, name)?;
             let entry = index.get(name).ok_or(Errno::NOENT)?;
             Found::of(&index, &entry).ok_or(Errno::NOENT)?
         };

@@ -1,10 +1,11 @@
-//! Reading a directory of all its layers into one index.
+//! A directory's index, and reading all its layers into it.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use parking_lot::{MappedMutexGuard, MutexGuard};
 use rustix::fs::{FileType, Mode, OFlags, RawDir};
@@ -14,7 +15,7 @@ use crate::counters::Counters;
 use crate::index::{Index, New, What};
 use crate::layer::At;
 use crate::marks::Opaque;
-use crate::node::Node;
+use crate::node::{Node, Place};
 use crate::parts::stat_dir;
 use crate::union::Union;
 use crate::whiteout::Meaning;
@@ -31,50 +32,99 @@ struct Listed<'a> {
 }
 
 impl Union {
-    /// The directory's index, read from its layers if this is its first use.
+    /// The directory's index with all its names, read from its layers if it
+    /// has not been.
     pub(crate) fn index_of<'a>(&self, dir: &'a Node) -> Result<MappedMutexGuard<'a, Index>, Errno> {
+        let mut guard = self.begun_index(dir)?;
+        self.complete(dir, &mut guard)?;
+        Ok(guard)
+    }
+
+    /// The directory's index, which knows at least `name`: its entry, or that
+    /// there is none.
+    pub(crate) fn index_for<'a>(
+        &self,
+        dir: &'a Node,
+        name: &OsStr,
+    ) -> Result<MappedMutexGuard<'a, Index>, Errno> {
+        let mut guard = self.begun_index(dir)?;
+        if !guard.knows(name) && !self.probe(dir, name, &mut guard)? {
+            self.complete(dir, &mut guard)?;
+        }
+        Ok(guard)
+    }
+
+    /// The directory's index, of which more is known or less: for who has
+    /// asked for the names that he is about.
+    pub(crate) fn begun_index<'a>(
+        &self,
+        dir: &'a Node,
+    ) -> Result<MappedMutexGuard<'a, Index>, Errno> {
         let mut guard = dir.index().ok_or(Errno::NOTDIR)?.lock();
         if guard.is_none() {
-            *guard = Some(self.read_index(dir)?);
+            let plan = self.plan(dir)?;
+            let mut index = Index::default();
+            match plan.partial {
+                Some(partial) => index.partial = Some(Box::new(partial)),
+                None => self.read_into(dir, &mut index, &plan.devices)?,
+            }
+            *guard = Some(index);
         }
         MutexGuard::try_map(guard, Option::as_mut).map_err(|_| Errno::IO)
     }
 
-    fn read_index(&self, dir: &Node) -> Result<Index, Errno> {
+    /// Reads what is not known yet. What is known stays as it is: it may have
+    /// been changed since, and its slots are in use.
+    fn complete(&self, dir: &Node, index: &mut Index) -> Result<(), Errno> {
+        if index.partial.is_none() {
+            return Ok(());
+        }
+        index.settle();
+        if let Err(e) = self.read_into(dir, index, &[]) {
+            index.drop_unsettled();
+            return Err(e);
+        }
+        index.partial = None;
+        Ok(())
+    }
+
+    /// Adds the names of all layers. `devices` are those of the directory's
+    /// parts, if they are known.
+    fn read_into(&self, dir: &Node, index: &mut Index, devices: &[u64]) -> Result<(), Errno> {
         Counters::add(&self.counters.directories_indexed, 1);
         let (upper, lowers) = {
             let state = dir.state.lock();
             (state.upper, state.below.places().to_vec())
         };
-        let mut index = Index::default();
+        let mut devices = devices.iter().copied();
         if upper {
             let path = dir.upper_path().ok_or(Errno::NOENT)?;
-            self.read_part(&mut index, 0, &path, &mut Hidden::new())?;
+            let place = Place { layer: 0, path: Arc::from(path) };
+            self.read_part(index, &place, devices.next(), &mut Hidden::new())?;
         }
         // Names that a lower layer's whiteout hides from the layers below it.
         let mut hidden = Hidden::new();
         for place in &lowers {
-            if self.read_part(&mut index, place.layer, &place.path, &mut hidden)? {
+            if self.read_part(index, place, devices.next(), &mut hidden)? {
                 break;
             }
         }
         index.shrink();
-        Ok(index)
+        Ok(())
     }
 
     /// Adds one layer's names to the index; true if the layer hides all below.
     fn read_part(
         &self,
         index: &mut Index,
-        layer: u16,
-        path: &Path,
+        place: &Place,
+        mut device: Option<u64>,
         hidden: &mut Hidden,
     ) -> Result<bool, Errno> {
+        let layer = place.layer;
         let lower = !self.is_upper(layer);
-        let dir = self.layers[usize::from(layer)].dir(path)?;
+        let dir = self.layers[usize::from(layer)].dir(&place.path)?;
         let marks = lower && self.dir_marks(&dir)?.opaque == Opaque::MayHoldMarks;
-        // Asked for once a name needs it: of many layers few list files.
-        let mut device = None;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&dir, ".", flags, Mode::empty())?;
         let mut buf = [MaybeUninit::uninit(); 32768];
@@ -108,6 +158,7 @@ impl Union {
                         newly_hidden.push(other.into_boxed_os_str());
                         continue;
                     }
+                    Meaning::Hides(_) if index.is_settled(name) => continue,
                     Meaning::Hides(_) => {
                         index.put(name, New { what: What::Whiteout, layer, ino: 0, below: false });
                         continue;
@@ -121,6 +172,8 @@ impl Union {
             let ino = if known {
                 let device = match device {
                     Some(device) => device,
+                    // Asked for once a name needs it: of many layers few list
+                    // files.
                     None => *device.insert(stat_dir(&dir)?.st_dev),
                 };
                 self.number(device, item.ino())
@@ -138,14 +191,14 @@ impl Union {
 fn merge(index: &mut Index, listed: &Listed<'_>, hidden: &mut Hidden) {
     let Listed { name, kind, layer, ino, lower } = *listed;
     let is_dir = kind == FileType::Directory;
-    let Some((slot, what)) = index.get(name).map(|e| (e.slot, e.what)) else {
+    let Some((slot, what, settled)) = index.get(name).map(|e| (e.slot, e.what, e.settled)) else {
         let slot = index.put(name, New { what: What::Object(kind), layer, ino, below: lower });
         if lower && is_dir {
             index.add_dir(slot, layer);
         }
         return;
     };
-    if !lower {
+    if !lower || settled {
         return;
     }
     index.set_below(slot);

@@ -263,6 +263,16 @@ impl Node {
         all.iter().find(|a| a.upper).or_else(|| all.first()).cloned()
     }
 
+    /// How many lower parts a directory merges.
+    pub(crate) fn n_lower_parts(&self) -> usize {
+        self.state.lock().below.places().len()
+    }
+
+    /// A lower part of a directory, the topmost first.
+    pub(crate) fn lower_part(&self, i: usize) -> Option<Place> {
+        self.state.lock().below.places().get(i).cloned()
+    }
+
     /// The part of a directory that lies in `layer`.
     pub(crate) fn part(&self, layer: u16) -> Option<Arc<Path>> {
         let state = self.state.lock();

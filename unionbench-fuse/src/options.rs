@@ -60,6 +60,9 @@ pub struct MountOptions {
     /// Turns of an empty loop after each lookup. For tests alone: a slowdown of
     /// known size, by which a measurement shows that it finds one.
     pub test_delay: u32,
+    /// After how many names asked for one by one a directory is read whole,
+    /// whatever that costs: 0 to read each at once. For tests alone.
+    pub test_probes: Option<u32>,
 }
 
 /// Why options were refused.
@@ -155,6 +158,7 @@ impl MountOptions {
                     allowed: "a whole number up to 256",
                 })?;
             }
+            "test_probes" => self.test_probes = Some(number("test_probes", value)?),
             "test_delay" => self.test_delay = number("test_delay", value)?,
             _ if item.starts_with("br:") => self.branches(&item[3..])?,
             "redirect_dir" => self.no_redirects = !creates_redirects(value)?,
@@ -387,9 +391,15 @@ mod tests {
         assert_eq!(refused("lowerdir=a::"), OptionsError::DataAlone("a::".into()));
         assert_eq!(refused("lowerdir=a:::b"), OptionsError::DataAlone("a:::b".into()));
         assert_eq!(refused("dirs=a=ro:b=rw"), OptionsError::WritableBelow("b".into()));
-        for value in
-            ["metacopy=maybe", "near=", "threads=257", "threads=-1", "test_delay=-1", "data=fast"]
-        {
+        for value in [
+            "metacopy=maybe",
+            "near=",
+            "threads=257",
+            "threads=-1",
+            "test_delay=-1",
+            "test_probes=-1",
+            "data=fast",
+        ] {
             let error = MountOptions::parse(&format!("lowerdir=a,{value}")).unwrap_err();
             assert!(matches!(error, OptionsError::Value { .. }), "{value}: {error}");
         }

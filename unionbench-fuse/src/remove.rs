@@ -84,7 +84,7 @@ impl Union {
     /// The object under a name.
     pub(crate) fn victim(&self, parent: &Arc<Node>, name: &OsStr) -> Result<Victim, Errno> {
         let (found, below) = {
-            let index = self.index_of(parent)?;
+            let index = self.index_for(parent, name)?;
             let entry = index.get(name).ok_or(Errno::NOENT)?;
             (Found::of(&index, &entry).ok_or(Errno::NOENT)?, entry.below)
         };
@@ -150,11 +150,12 @@ impl Union {
 
     /// Takes a name out of its parent's listing.
     pub(crate) fn leave(&self, parent: &Node, name: &OsStr, below: bool) -> Result<(), Errno> {
-        let mut index = self.index_of(parent)?;
+        let mut index = self.begun_index(parent)?;
         if below {
             index.hide(name);
         } else {
             index.remove(name);
+            index.note_absent(name);
         }
         Ok(())
     }

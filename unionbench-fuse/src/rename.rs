@@ -121,7 +121,7 @@ impl Union {
     }
 
     fn target(&self, to: End<'_>) -> Result<(Target, bool), Errno> {
-        let found = self.index_of(to.parent)?.get(to.name).map(|e| (e.what, e.below));
+        let found = self.index_for(to.parent, to.name)?.get(to.name).map(|e| (e.what, e.below));
         Ok(match found {
             None => (Target::Nothing { hidden: false }, false),
             Some((What::Whiteout, below)) => (Target::Nothing { hidden: true }, below),

@@ -102,6 +102,7 @@ pub struct Union {
     pub(crate) volatile: bool,
     pub(crate) metacopy: bool,
     pub(crate) no_redirects: bool,
+    pub(crate) test_probes: Option<u32>,
     pub(crate) nodes: Table,
     /// Shared by every operation, exclusive for a rename.
     pub(crate) tree: RwLock<()>,
@@ -163,6 +164,7 @@ impl Union {
             volatile: options.volatile,
             metacopy: options.metacopy,
             no_redirects: options.no_redirects,
+            test_probes: options.test_probes,
             nodes,
             tree: RwLock::new(()),
             devices: RwLock::new(Vec::new()),

@@ -7,7 +7,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use rustix::fs::{AtFlags, FileType, Mode, RenameFlags};
@@ -18,7 +18,8 @@ use crate::layer::At;
 use crate::union::Union;
 
 const PREFIX: &[u8] = b".wh.";
-const OPAQUE: &[u8] = b".wh..wh..opq";
+/// The file that makes a lower directory opaque.
+pub(crate) const OPAQUE: &[u8] = b".wh..wh..opq";
 const SHARED: &str = "#whiteout";
 
 /// What a name in a layer's directory means.
@@ -132,6 +133,14 @@ impl Union {
         self.layers[0].drop_dir(path);
         crate::union::clear_twin(&twin)
     }
+}
+
+/// The file that would hide `name` in the layers below; none for a name that no
+/// such file can hide.
+pub(crate) fn marker(name: &OsStr) -> Option<PathBuf> {
+    let marked = [PREFIX, name.as_bytes()].concat();
+    let fits = marked.len() <= 255 && !name.as_bytes().starts_with(PREFIX);
+    fits.then(|| PathBuf::from(OsString::from_vec(marked)))
 }
 
 /// True for names the kernel would not let a lower layer show as themselves.

@@ -47,8 +47,9 @@ struct Daemon {
 impl Daemon {
     fn start(w: &World, more: &str, limit: Option<u64>) -> Self {
         let lower: Vec<_> = w.options.lower.iter().map(|p| p.display().to_string()).collect();
+        let probes = w.options.test_probes.map(|n| format!(",test_probes={n}")).unwrap_or_default();
         let asked = format!(
-            "lowerdir={},upperdir={},workdir={}{more} {}",
+            "lowerdir={},upperdir={},workdir={}{probes}{more} {}",
             lower.join(":"),
             w.path("u").display(),
             w.path("w").display(),

@@ -11,6 +11,7 @@ mod hostile;
 mod interop;
 mod kept;
 mod model;
+mod probed;
 mod world;
 
 use std::process::{Command, ExitCode};
@@ -21,22 +22,26 @@ fn main() -> ExitCode {
     if daemon::serve_if_asked() {
         return ExitCode::SUCCESS;
     }
-    let cases: Vec<_> = cases::ALL
+    let both_ways = [cases::ALL, hostile::ALL, interop::ALL, answers::ALL, kept::ALL, model::ALL];
+    let both_ways: Vec<_> = both_ways.into_iter().flatten().collect();
+    let one_way = daemon::ALL.iter().chain(probed::ALL);
+    // Directories are read at once, or never for the sake of one name.
+    let plain = both_ways
         .iter()
-        .chain(hostile::ALL)
-        .chain(daemon::ALL)
-        .chain(interop::ALL)
-        .chain(answers::ALL)
-        .chain(kept::ALL)
-        .chain(model::ALL)
-        .collect();
+        .copied()
+        .chain(one_way)
+        .map(|(name, case)| ((*name).to_owned(), case, None));
+    let asked = both_ways
+        .iter()
+        .map(|(name, case)| (format!("{name}_asked_by_name"), case, Some(u32::MAX)));
+    let cases: Vec<_> = plain.chain(asked).collect();
     let args: Vec<String> = std::env::args().skip(1).collect();
     if args.iter().any(|a| a == "--list") {
-        cases.iter().for_each(|(name, _)| println!("{name}: test"));
+        cases.iter().for_each(|(name, ..)| println!("{name}: test"));
         return ExitCode::SUCCESS;
     }
     if let Some(reason) = missing() {
-        cases.iter().for_each(|(name, _)| eprintln!("skipped: {name}: {reason}"));
+        cases.iter().for_each(|(name, ..)| eprintln!("skipped: {name}: {reason}"));
         println!("test result: ok. {} passed; 0 failed", cases.len());
         return ExitCode::SUCCESS;
     }
@@ -44,9 +49,10 @@ fn main() -> ExitCode {
         return again_inside();
     }
     let filter = args.iter().find(|a| !a.starts_with('-'));
-    let chosen = cases.iter().filter(|(name, _)| filter.is_none_or(|f| name.contains(f.as_str())));
+    let chosen = cases.iter().filter(|(name, ..)| filter.is_none_or(|f| name.contains(f.as_str())));
     let (mut passed, mut failed) = (0, 0);
-    for (name, case) in chosen {
+    for (name, case, probes) in chosen {
+        world::ask_by_name(*probes);
         let outcome = std::panic::catch_unwind(case);
         passed += usize::from(outcome.is_ok());
         failed += usize::from(outcome.is_err());

@@ -90,6 +90,8 @@ fn fill(w: &World) {
         ("l1/d/e/a", "dea"),
         ("l1/f/a", "fa"),
         ("l1/f/d/b", "fdb"),
+        ("u/d/e/a", "dea of the upper layer"),
+        ("u/b", "b of it"),
     ] {
         w.put(path, content);
     }
@@ -97,7 +99,8 @@ fn fill(w: &World) {
         ("bare/a", "a0"),
         ("bare/d/a", "da"),
         ("bare/d/b", "db"),
-        ("bare/d/e/a", "dea"),
+        ("bare/d/e/a", "dea of the upper layer"),
+        ("bare/b", "b of it"),
         ("bare/f/a", "fa"),
         ("bare/f/d/b", "fdb"),
     ] {
@@ -110,10 +113,16 @@ fn random() {
     let ops = proptest::collection::vec(op(), 1..60);
     let outcome = TestRunner::new(config).run(&ops, |ops| {
         let mut w = World::new(2);
+        // By turns: read at once, after two names, or never for one name.
+        w.options.test_probes = [w.options.test_probes, Some(2)][ops.len() % 2];
         fill(&w);
         let lowers = w.lower_trees();
         w.mount();
-        for op in &ops {
+        for (i, op) in ops.iter().enumerate() {
+            if i == ops.len() / 2 {
+                w.unmount();
+                w.mount();
+            }
             let (union, bare) = (run(&w.path("m"), op), run(&w.path("bare"), op));
             prop_assert_eq!(union, bare, "{:?}", op);
         }

@@ -5,11 +5,20 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use unionbench_fuse::{DataMode, MountOptions, Mounted, mount};
 
 /// What a tree shows: path to kind, mode, owner and content.
 pub type Tree = BTreeMap<PathBuf, String>;
+
+/// `test_probes` of the worlds made from now on.
+static PROBES: Mutex<Option<u32>> = Mutex::new(None);
+
+/// Sets after how many names asked for one by one a directory is read whole.
+pub fn ask_by_name(probes: Option<u32>) {
+    *PROBES.lock().unwrap() = probes;
+}
 
 pub struct World {
     dir: tempfile::TempDir,
@@ -35,6 +44,7 @@ impl World {
             upper: Some(dir.path().join("u")),
             work: Some(dir.path().join("w")),
             allow_other: true,
+            test_probes: *PROBES.lock().unwrap(),
             ..MountOptions::default()
         };
         Self { dir, lowers, options, mounted: None }
