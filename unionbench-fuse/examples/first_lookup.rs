@@ -12,21 +12,22 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const SERVE: &str = "serve";
+const OVERLAY: &str = "overlay";
 const ROUNDS: usize = 5;
+/// Names looked up one after the other.
+const LOOKUPS: usize = 40;
 
 struct Shape {
     title: &'static str,
     layers: usize,
     names: usize,
-    /// How many names are looked up, one after the other, from how many.
-    lookups: usize,
 }
 
 const SHAPES: [Shape; 4] = [
-    Shape { title: "8 layers of 20 names", layers: 8, names: 20, lookups: 40 },
-    Shape { title: "64 layers of 20 names", layers: 64, names: 20, lookups: 40 },
-    Shape { title: "500 layers of 20 names", layers: 500, names: 20, lookups: 40 },
-    Shape { title: "1 layer of 1,000,000 names", layers: 1, names: 1_000_000, lookups: 40 },
+    Shape { title: "8 layers of 20 names", layers: 8, names: 20 },
+    Shape { title: "64 layers of 20 names", layers: 64, names: 20 },
+    Shape { title: "500 layers of 20 names", layers: 500, names: 20 },
+    Shape { title: "1 layer of 1,000,000 names", layers: 1, names: 1_000_000 },
 ];
 
 fn main() {
@@ -38,32 +39,48 @@ fn main() {
         let ready = || println!("mounted");
         return unionbench_fuse::serve(&options, Path::new(point), ready).unwrap();
     }
-    let ways = ["test_probes=0", "near=on", "overlay"];
-    let names = ["read at once", "as it is", "overlayfs"];
+    let ways = [
+        ("read at once", "near=off,test_probes=0"),
+        ("as it is", "near=off"),
+        ("overlayfs", OVERLAY),
+    ];
+    println!("Medians of {ROUNDS} rounds; in brackets the smallest and the largest.\n");
     println!(
-        "| directory | way | first lookup, µs | all {} lookups, µs | longest, µs | memory, KiB |",
-        40
+        "| directory | way | first, µs | all {LOOKUPS}, µs | longest, µs | first, µs of CPU | all, µs of CPU | memory, KiB | first, ratio |"
     );
-    println!("|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|");
     for shape in &SHAPES {
         let dir = tempfile::tempdir_in("/dev/shm").unwrap();
         fill(dir.path(), shape);
-        let mut seen: Vec<Vec<[f64; 4]>> = vec![Vec::new(); ways.len()];
+        let mut seen: Vec<Vec<[f64; 6]>> = vec![Vec::new(); ways.len()];
         for _ in 0..ROUNDS {
-            for (way, seen) in ways.iter().zip(&mut seen) {
+            for ((_, way), seen) in ways.iter().zip(&mut seen) {
                 seen.push(look(dir.path(), shape, way));
             }
         }
-        for (name, rounds) in names.iter().zip(&seen) {
-            let median = |i: usize| {
-                let mut all: Vec<f64> = rounds.iter().map(|r| r[i]).collect();
-                all.sort_by(f64::total_cmp);
-                format!("{:.0} [{:.0}, {:.0}]", all[ROUNDS / 2], all[0], all[ROUNDS - 1])
-            };
-            let (first, all, longest) = (median(0), median(1), median(2));
-            println!("| {} | {name} | {first} | {all} | {longest} | {} |", shape.title, median(3));
+        let base = median(&seen[0], 0);
+        for ((name, _), rounds) in ways.iter().zip(&seen) {
+            let cells: Vec<String> = (0..6)
+                .map(|i| {
+                    let (least, most) = range(rounds, i);
+                    format!("{:.0} [{least:.0}, {most:.0}]", median(rounds, i))
+                })
+                .collect();
+            let ratio = median(rounds, 0) / base;
+            println!("| {} | {name} | {} | {ratio:.5} |", shape.title, cells.join(" | "));
         }
     }
+}
+
+fn median(rounds: &[[f64; 6]], i: usize) -> f64 {
+    let mut all: Vec<f64> = rounds.iter().map(|r| r[i]).collect();
+    all.sort_by(f64::total_cmp);
+    all[all.len() / 2]
+}
+
+fn range(rounds: &[[f64; 6]], i: usize) -> (f64, f64) {
+    let all = || rounds.iter().map(|r| r[i]);
+    (all().fold(f64::INFINITY, f64::min), all().fold(f64::NEG_INFINITY, f64::max))
 }
 
 fn fill(root: &Path, shape: &Shape) {
@@ -79,21 +96,29 @@ fn fill(root: &Path, shape: &Shape) {
     }
 }
 
-/// First lookup, all lookups, the longest of them; memory that they took.
-fn look(root: &Path, shape: &Shape, way: &str) -> [f64; 4] {
+/// First lookup, all lookups, the longest of them; what the first and all of them
+/// took of the daemon's processor time, which a busy machine disturbs less; and
+/// the memory.
+fn look(root: &Path, shape: &Shape, way: &str) -> [f64; 6] {
     let mut served = mount(root, shape, way);
-    let before = served.as_ref().map_or(0, resident);
     fs::symlink_metadata(root.join("m/d")).unwrap();
+    let before = served.as_ref().map_or(0, resident);
+    let cpu = || served.as_ref().map_or(0.0, cpu_us);
+    let (cpu_before, mut cpu_first) = (cpu(), 0.0);
     let mut times = Vec::new();
-    for i in 0..shape.lookups {
+    for i in 0..LOOKUPS {
         // From the bottom up: each layer above the one that has it is asked.
         let layer = shape.layers - 1 - i * 7 % shape.layers;
-        let name = i * (shape.names / shape.lookups).max(1) % shape.names;
+        let name = i * (shape.names / LOOKUPS).max(1) % shape.names;
         let path: PathBuf = root.join(format!("m/d/file-{layer:03}-{name:07}"));
         let start = Instant::now();
         assert!(fs::symlink_metadata(path).unwrap().ino() != 0);
         times.push(start.elapsed());
+        if i == 0 {
+            cpu_first = cpu() - cpu_before;
+        }
     }
+    let cpu_all = cpu() - cpu_before;
     let after = served.as_ref().map_or(0, resident);
     assert!(Command::new("umount").arg(root.join("m")).status().unwrap().success());
     if let Some(child) = &mut served {
@@ -102,12 +127,12 @@ fn look(root: &Path, shape: &Shape, way: &str) -> [f64; 4] {
     let us = |d: Duration| d.as_secs_f64() * 1e6;
     let longest = times.iter().copied().max().unwrap_or_default();
     let kib = (after - before) as f64;
-    [us(times[0]), us(times.iter().sum()), us(longest), kib]
+    [us(times[0]), us(times.iter().sum()), us(longest), cpu_first, cpu_all, kib]
 }
 
 fn mount(root: &Path, shape: &Shape, way: &str) -> Option<Child> {
     let point = root.join("m");
-    if way == "overlay" {
+    if way == OVERLAY {
         return mount_overlay(root, shape, &point);
     }
     let lower: Vec<_> =
@@ -153,4 +178,14 @@ fn resident(child: &Child) -> i64 {
     let text = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
     let line = text.lines().find(|l| l.starts_with("VmRSS")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Processor time of all the daemon's threads.
+fn cpu_us(child: &Child) -> f64 {
+    let tasks = fs::read_dir(format!("/proc/{}/task", child.id())).unwrap();
+    let of = |task: std::io::Result<fs::DirEntry>| -> f64 {
+        let text = fs::read_to_string(task.unwrap().path().join("schedstat")).unwrap();
+        text.split_whitespace().next().unwrap().parse().unwrap()
+    };
+    tasks.map(of).sum::<f64>() / 1e3
 }

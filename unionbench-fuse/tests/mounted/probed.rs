@@ -338,8 +338,20 @@ fn long_names() {
     w.unmount();
 }
 
-/// A layer that finds `NAME` for `name` has only the names that it lists.
+/// A layer that finds `NAME` for `name` has only the names that it lists. Two
+/// links of one file look as if it did, so their directory is read too.
 fn folded() {
+    let mut w = World::new(2);
+    w.put("l1/d/name", "linked");
+    fs::hard_link(w.path("l1/d/name"), w.path("l1/d/NAME")).unwrap();
+    w.put("l1/e/name", "alone");
+    w.options.test_probes = Some(u32::MAX);
+    w.mount();
+    assert_eq!(fs::read_to_string(w.m("e/name")).unwrap(), "alone");
+    assert_eq!(counts(&w).0, 0);
+    assert_eq!(fs::read_to_string(w.m("d/name")).unwrap(), "linked");
+    assert_eq!(counts(&w).0, 1, "the layer was taken at its word");
+    w.unmount();
     let mut w = World::new(2);
     let layer = w.path("l1");
     let mounted = std::process::Command::new("mount")
