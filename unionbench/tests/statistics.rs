@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_pcg::Pcg64Mcg;
 use unionbench::stats::change_point::{Settings, change_points};
-use unionbench::stats::correction::{benjamini_hochberg, holm};
+use unionbench::stats::correction::{benjamini_hochberg, holm, simes};
 use unionbench::stats::proportion::proportion;
 use unionbench::stats::signed_rank::{hodges_lehmann, signed_rank};
 
@@ -105,13 +105,17 @@ m = len(p); order = sorted(range(m), key=lambda i: p[i]); holm = [0.0] * m; top 
 for k, i in enumerate(order):
     top = max(top, min(1.0, (m - k) * p[i])); holm[i] = top
 cis = [list(stats.binomtest(k, n).proportion_ci(method='exact')) for k, n in counts]
-json.dump([holm, list(stats.false_discovery_control(p)), cis], sys.stdout)";
+simes = [min(stats.false_discovery_control(p[i:i + 2])) for i in range(m - 1)]
+json.dump([holm, list(stats.false_discovery_control(p)), cis, simes], sys.stdout)";
     let input = serde_json::json!([p, counts]);
     let Some(found) = python("scipy", script, &input) else { return };
     for (own, theirs) in [(holm(&p), &found[0]), (benjamini_hochberg(&p), &found[1])] {
         for (a, b) in own.iter().zip(numbers(theirs)) {
             assert!((a - b).abs() < 1e-12, "{a} {b}");
         }
+    }
+    for (pair, theirs) in p.windows(2).zip(numbers(&found[3])) {
+        assert!((simes(pair) - theirs).abs() < 1e-12, "{pair:?} {theirs}");
     }
     for ([k, n], theirs) in counts.iter().zip(found[2].as_array().expect("a list")) {
         let (own, theirs) = (proportion(*k, *n), numbers(theirs));

@@ -9,7 +9,7 @@ use clap::Subcommand;
 
 use super::compare::{Form, exit_code, print};
 use super::{Failure, gate_selftest, gate_top_up, step_summary};
-use crate::compare::{Comparison, Figure, LATENCY, Subject, Verdict};
+use crate::compare::{Comparison, Figure, RATIOS, Subject, Verdict};
 use crate::gate::{Baseline, Budget, judge, trend};
 use crate::record::Record;
 use crate::report::comparison_md;
@@ -292,7 +292,7 @@ fn warn_of_few_rounds(subject: &Subject) {
     let rounds: Vec<usize> = subject
         .cells
         .iter()
-        .filter_map(|cell| match cell.metrics.get(LATENCY)? {
+        .filter_map(|cell| match cell.metrics.get(RATIOS[0])? {
             Figure::Ratios(ratios) => Some(ratios.len()),
             Figure::Exact(_) | Figure::Range { .. } => None,
         })

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context as _, bail};
 
 use super::gate::records;
-use crate::compare::{Figure, LATENCY, Subject};
+use crate::compare::{Figure, RATIOS, Subject};
 use crate::record::Record;
 use crate::unit::LatencyUnit;
 
@@ -56,7 +56,7 @@ pub(super) fn top_up(
 
 /// Rounds of the cell with the most ratios.
 fn rounds(subject: &Subject) -> usize {
-    let ratios = subject.cells.iter().filter_map(|cell| match cell.metrics.get(LATENCY)? {
+    let ratios = subject.cells.iter().filter_map(|cell| match cell.metrics.get(RATIOS[0])? {
         Figure::Ratios(ratios) => Some(ratios.len()),
         Figure::Exact(_) | Figure::Range { .. } => None,
     });
@@ -68,11 +68,13 @@ fn extend(subject: &mut Subject, further: &Subject) -> anyhow::Result<()> {
         bail!("cannot add further rounds: their stack is another; measure both sides again");
     }
     for cell in &mut subject.cells {
-        let more = further.cell(&cell.id).and_then(|cell| cell.metrics.get(LATENCY));
-        if let (Some(Figure::Ratios(own)), Some(Figure::Ratios(more))) =
-            (cell.metrics.get_mut(LATENCY), more)
-        {
-            own.extend(more);
+        for name in RATIOS {
+            let more = further.cell(&cell.id).and_then(|cell| cell.metrics.get(name));
+            if let (Some(Figure::Ratios(own)), Some(Figure::Ratios(more))) =
+                (cell.metrics.get_mut(name), more)
+            {
+                own.extend(more);
+            }
         }
     }
     Ok(())

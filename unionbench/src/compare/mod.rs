@@ -2,23 +2,24 @@
 //!
 //! What the lab counts is compared exactly, with a tolerance that is a matter of
 //! policy. Wall time depends on the machine's mood, so a native cell is compared
-//! by its ratio to the control of the same round: the logarithms of those ratios
-//! are paired by round, their centre is Hodges and Lehmann's, and the tests are
-//! Wilcoxon's against the smallest effect that matters, after Holm's correction
-//! for the number of cells. A comparison that cannot tell says so.
+//! by two ratios to the control of the same round, of its median and of its
+//! fastest operation: their logarithms are paired by round, their centre is Hodges
+//! and Lehmann's, and the tests are Wilcoxon's against the smallest effect that
+//! matters, put together by Simes and corrected after Holm for the number of
+//! cells. A comparison that cannot tell says so.
 
+mod ratio;
 mod subject;
 mod text;
 
 use serde::Serialize;
 
 use crate::record::Record;
-use crate::stats::correction::holm;
-use crate::stats::signed_rank::{fewest_for, hodges_lehmann, signed_rank};
+use crate::stats::signed_rank::hodges_lehmann;
 
 pub use subject::{
-    CellFigures, Figure, INSTRUCTIONS, Identity, LATENCY, LabPins, Place, QUANTILES, Subject,
-    is_amount,
+    CellFigures, Figure, INSTRUCTIONS, Identity, LATENCY, LabPins, Place, QUANTILES, RATIOS,
+    Subject, is_amount,
 };
 
 /// Chance of any false alarm among the ratios of a comparison, and of a pass
@@ -213,6 +214,9 @@ pub fn compare_subjects(
                         Some(CellFigures { missing: Some(reason), .. }) => {
                             format!("in the new record {reason}")
                         }
+                        Some(_) if metric == LATENCY => {
+                            "the base is of an older program, which kept another ratio: save it anew".to_owned()
+                        }
                         Some(_) => "the new record does not hold the metric".to_owned(),
                     };
                     lacking(cell, metric, Some(figure), why)
@@ -232,21 +236,24 @@ pub fn compare_subjects(
     for cell in new.cells.iter().filter(|cell| base.cell(&cell.id).is_none()) {
         comparison.left_out.push((cell.id.clone(), "the base does not hold it".to_owned()));
     }
-    judge_ratios(&mut comparison.rows, base, new);
+    ratio::judge(&mut comparison.rows, base, new);
     Ok(comparison)
 }
 
-/// The metrics of `cell` that get a row: of its quantiles of instructions one.
+/// The metrics of `cell` that get a row: of its quantiles of instructions one,
+/// and of its ratios one, which is chosen when they are judged.
 fn judged_metrics(
     cell: &CellFigures,
     twin: Option<&CellFigures>,
     policy: &dyn Policy,
 ) -> Vec<String> {
-    let mut names: Vec<String> =
-        cell.metrics.keys().filter(|m| !QUANTILES.contains(&m.as_str())).cloned().collect();
+    let one_of_many = |m: &str| QUANTILES.contains(&m) || RATIOS.contains(&m);
+    let mut names: Vec<String> = cell.metrics.keys().filter(|m| !one_of_many(m)).cloned().collect();
     let quantiles: Vec<&str> =
         QUANTILES.into_iter().filter(|m| cell.metrics.contains_key(*m)).collect();
     names.extend(chosen_quantile(cell, twin, &quantiles, policy).map(str::to_owned));
+    let ratio = RATIOS.into_iter().find(|m| cell.metrics.contains_key(*m));
+    names.extend(ratio.map(str::to_owned));
     names
 }
 
@@ -337,7 +344,7 @@ fn lacking(cell: &CellFigures, metric: &str, base: Option<&Figure>, why: String)
     Row {
         cell: cell.id.clone(),
         metric: metric.to_owned(),
-        basis: if metric == LATENCY { Basis::Ratio } else { Basis::Exact },
+        basis: if RATIOS.contains(&metric) { Basis::Ratio } else { Basis::Exact },
         base: base.and_then(centre),
         new: None,
         quotient: None,
@@ -368,79 +375,9 @@ fn row(cell: &CellFigures, metric: &str, base: &Figure, new: &Figure, policy: &d
     row
 }
 
-/// Verdicts of all ratios at once, because Holm's correction needs them all.
-fn judge_ratios(rows: &mut [Row], base: &Subject, new: &Subject) {
-    let mut judged: Vec<(usize, Vec<f64>)> = Vec::new();
-    for (index, row) in rows.iter().enumerate().filter(|(_, row)| row.basis == Basis::Ratio) {
-        let side = |subject: &Subject| match subject.cell(&row.cell)?.metrics.get(LATENCY)? {
-            Figure::Ratios(ratios) => Some(ratios.clone()),
-            Figure::Exact(_) | Figure::Range { .. } => None,
-        };
-        if let Some((base, new)) = side(base).zip(side(new)) {
-            let logs = base.iter().zip(&new).map(|(base, new)| (new / base).ln()).collect();
-            judged.push((index, logs));
-        }
-    }
-    let limit = |index: usize| (1.0 + rows[index].allowed).ln();
-    let worse: Vec<f64> = judged.iter().map(|(i, d)| signed_rank(d, limit(*i)).p_greater).collect();
-    let better: Vec<f64> = judged.iter().map(|(i, d)| signed_rank(d, -limit(*i)).p_less).collect();
-    let (worse, better) = (holm(&worse), holm(&better));
-    let needed = fewest_for(ALPHA / judged.len().max(1) as f64);
-    for (k, (index, logs)) in judged.iter().enumerate() {
-        let limit = (1.0 + rows[*index].allowed).ln();
-        let row = &mut rows[*index];
-        row.n_rounds = Some(logs.len());
-        row.p = Some(worse[k]);
-        row.quotient = hodges_lehmann(logs, 1.0 - ALPHA).map(|centre| {
-            let bound = |v: f64| v.is_finite().then(|| v.exp());
-            Quotient { value: centre.value.exp(), low: bound(centre.low), high: bound(centre.high) }
-        });
-        // That it did not become slower is shown cell by cell: no correction
-        // makes a pass of a slower cell more likely than ALPHA.
-        let not_worse = signed_rank(logs, limit).p_less <= ALPHA;
-        row.verdict = if worse[k] <= ALPHA {
-            Verdict::Fail
-        } else if better[k] <= ALPHA {
-            Verdict::Better
-        } else if not_worse {
-            Verdict::Pass
-        } else {
-            Verdict::Inconclusive
-        };
-        if row.verdict == Verdict::Inconclusive {
-            row.why = if logs.len() < needed {
-                let m = judged.len();
-                format!("too few rounds: {m} ratios need {needed} rounds on both sides")
-            } else {
-                let more = rounds_to_tell(logs, limit);
-                format!("{} scatter too much: {more}", rounds(logs.len()))
-            };
-        }
-    }
-}
-
 /// `1 round`, `2 rounds`.
 fn rounds(n: usize) -> String {
     format!("{n} round{}", if n == 1 { "" } else { "s" })
-}
-
-/// How many rounds would tell on which side of `limit` the centre of `logs` lies,
-/// if they scatter on as they do: those of a normal approximation with the
-/// efficiency of the signed-rank test (0.955) that err in one of twenty cases
-/// and tell in four of five.
-fn rounds_to_tell(logs: &[f64], limit: f64) -> String {
-    const MANY: f64 = 1000.0;
-    let n = logs.len() as f64;
-    let mean = logs.iter().sum::<f64>() / n;
-    let variance = logs.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
-    let distance = limit - mean;
-    let wanted = ((1.645 + 0.842) / distance).powi(2) * variance / 0.955;
-    let wanted = wanted.ceil().max(n + 1.0);
-    if wanted.is_finite() && wanted <= MANY {
-        format!("about {wanted} on both sides would tell")
-    } else {
-        "the change lies so close to the smallest effect that a thousand would not tell".to_owned()
-    }
 }
 
 /// The figure as one number: the centre of ratios, the upper end of a range.

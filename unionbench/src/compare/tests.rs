@@ -365,3 +365,89 @@ fn more_runs_of_a_base_leave_less_room_beyond_their_range() {
     unknown.cells.iter_mut().for_each(|cell| cell.n_runs = None);
     assert!(!fails(&unknown, 1.022) && fails(&unknown, 1.027));
 }
+
+/// The same with one figure of each round of overlayfs multiplied.
+fn partly(
+    n: u32,
+    figure: fn(&mut crate::record::Summary) -> &mut u64,
+    factor: f64,
+) -> Record {
+    let mut record = record(n);
+    let cells = record.cells.iter_mut().filter(|cell| cell.backend == "overlayfs");
+    for latency in cells.flat_map(|cell| &mut cell.rounds).filter_map(|r| r.latency.as_mut()) {
+        let own = figure(latency);
+        *own = (*own as f64 * factor) as u64;
+    }
+    record
+}
+
+#[test]
+fn slowdown_of_some_operations_is_found_and_the_figure_named() {
+    let check = |new: &Record, metric: &str| {
+        let comparison = compare(&record(12), new, &POLICY).expect("comparable");
+        let failed: Vec<&str> =
+            comparison.of(Verdict::Fail).map(|row| row.metric.as_str()).collect();
+        assert_eq!(failed, vec![metric; 8], "{comparison}");
+    };
+    check(&partly(12, |latency| &mut latency.median, 1.3), "latency.median");
+    check(&partly(12, |latency| &mut latency.min, 1.3), "latency.min");
+}
+
+#[test]
+fn what_became_slower_in_part_and_faster_in_part_does_not_pass() {
+    let mut new = partly(12, |latency| &mut latency.min, 0.5);
+    // So little that it does not fail, and so much that it is not told from that.
+    for (n, latency) in (0..).zip(
+        new.cells
+            .iter_mut()
+            .filter(|cell| cell.backend == "overlayfs")
+            .flat_map(|cell| &mut cell.rounds)
+            .filter_map(|round| round.latency.as_mut()),
+    ) {
+        latency.median = (latency.median as f64 * if n % 2 == 0 { 1.3 } else { 0.95 }) as u64;
+    }
+    let comparison = compare(&record(12), &new, &POLICY).expect("comparable");
+    assert!(comparison.of(Verdict::Inconclusive).all(|row| row.metric == "latency.median"));
+    assert_eq!(comparison.of(Verdict::Inconclusive).count(), 8, "{comparison}");
+}
+
+#[test]
+fn what_slows_only_some_operations_of_the_control_changes_nothing() {
+    let mut new = record(12);
+    let control = new.backends.iter().find(|backend| backend.control).expect("one").name.clone();
+    let cells = new.cells.iter_mut().filter(|cell| cell.backend == control);
+    for latency in cells.flat_map(|cell| &mut cell.rounds).filter_map(|r| r.latency.as_mut()) {
+        latency.median *= 2;
+    }
+    assert_eq!(ratios(&record(12), &new), vec![Verdict::Pass; 8]);
+}
+
+#[test]
+fn eight_rounds_find_what_slows_every_operation_in_eight_cells() {
+    assert_eq!(ratios(&record(8), &scaled(8, "overlayfs", 1.3)), vec![Verdict::Fail; 8]);
+}
+
+#[test]
+fn a_pass_of_rounds_too_few_to_fail_says_so() {
+    let comparison = compare(&record(5), &record(5), &POLICY).expect("comparable");
+    let mut rows = comparison.rows.iter().filter(|row| row.basis == Basis::Ratio);
+    assert!(rows.all(|row| row.verdict == Verdict::Pass
+        && row.why.contains("too few rounds to find a slowdown: 8 cells need 8 rounds")));
+    let text = comparison.to_string();
+    assert!(text.contains("too few rounds for an interval") && !text.contains('?'), "{text}");
+}
+
+#[test]
+fn base_of_an_older_program_is_not_passed_over() {
+    let mut base = Subject::of(&record(12)).expect("figures");
+    for cell in &mut base.cells {
+        if let Some(medians) = cell.metrics.remove(RATIOS[0]) {
+            cell.metrics.remove(RATIOS[1]);
+            cell.metrics.insert(LATENCY.into(), medians);
+        }
+    }
+    let new = Subject::of(&record(12)).expect("figures");
+    let comparison = compare_subjects(&base, &new, &POLICY).expect("comparable");
+    assert_eq!(comparison.verdict(), Verdict::Inconclusive);
+    assert!(comparison.of(Verdict::Inconclusive).any(|row| row.why.contains("save it anew")));
+}

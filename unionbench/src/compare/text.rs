@@ -23,8 +23,10 @@ impl Row {
         if let Some(quotient) = &self.quotient {
             text += &format!(" (×{:.4}", quotient.value);
             if self.basis == Basis::Ratio {
-                let bound = |v: Option<f64>| v.map_or("?".to_owned(), |v| format!("{v:.3}"));
-                text += &format!(" [{}, {}]", bound(quotient.low), bound(quotient.high));
+                text += &match (quotient.low, quotient.high) {
+                    (Some(low), Some(high)) => format!(" [{low:.3}, {high:.3}]"),
+                    _ => ", too few rounds for an interval".to_owned(),
+                };
             }
             text.push(')');
         }
@@ -45,12 +47,15 @@ fn figure(value: f64, basis: Basis) -> String {
     }
 }
 
-/// One line per row that does not pass, worst first, and a count of those that
-/// do; then what was left out and what differs. Ends with a line feed.
+/// The verdict with a count of each, one line per row, worst first; then what was
+/// left out and what differs. Ends with a line feed.
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}: {}", self.scenario, self.verdict())?;
-        for verdict in [Verdict::Fail, Verdict::Inconclusive, Verdict::Better, Verdict::Pass] {
+        const WORST_FIRST: [Verdict; 4] =
+            [Verdict::Fail, Verdict::Inconclusive, Verdict::Better, Verdict::Pass];
+        let totals = WORST_FIRST.map(|verdict| format!("{} {verdict}", self.of(verdict).count()));
+        writeln!(f, "{}: {} ({})", self.scenario, self.verdict(), totals.join(", "))?;
+        for verdict in WORST_FIRST {
             for row in self.of(verdict) {
                 write!(f, "  {verdict:<12}  {}  {}  {}", row.cell, row.metric, row.change())?;
                 if !row.why.is_empty() {

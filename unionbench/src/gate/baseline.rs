@@ -10,7 +10,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::GateError;
 use crate::compare::{
-    CellFigures, Comparison, Figure, INSTRUCTIONS, Identity, Place, QUANTILES, Subject, Verdict,
+    CellFigures, Comparison, Figure, INSTRUCTIONS, Identity, LATENCY, Place, QUANTILES, RATIOS,
+    Subject, Verdict,
 };
 
 /// The version of the format that this program writes and reads.
@@ -114,8 +115,8 @@ impl Baseline {
     }
 
     /// Takes over from `new` what failed in `comparison` and is called `metric`
-    /// (or `CELL METRIC`), with an entry for each figure; of instructions all
-    /// quantiles of the cell. What moved for nothing before may do so on: a range
+    /// (or `CELL METRIC`), with an entry for each figure; of instructions and
+    /// of latency all quantiles of the cell. What moved for nothing before may do so on: a range
     /// stays as wide as it was. Returns how many cells it was accepted in.
     pub fn accept(
         &mut self,
@@ -131,16 +132,20 @@ impl Baseline {
         }
         let mut n = 0;
         for row in comparison.of(Verdict::Fail) {
-            let of_instructions = QUANTILES.contains(&row.metric.as_str());
-            let named = of_instructions && metric == INSTRUCTIONS
+            // A cell is judged by several quantiles, so that one alone would be
+            // held against the others' old figures.
+            let own_name = [row.metric.as_str()];
+            let (kind, names): (&str, &[&str]) = match row.metric.as_str() {
+                name if QUANTILES.contains(&name) => (INSTRUCTIONS, &QUANTILES),
+                name if RATIOS.contains(&name) => (LATENCY, &RATIOS),
+                name => (name, &own_name),
+            };
+            let named = metric == kind
                 || row.metric == metric
                 || format!("{} {}", row.cell, row.metric) == metric;
             let found = new.cell(&row.cell);
             let own = self.subject.cells.iter_mut().find(|cell| cell.id == row.cell);
             let (true, Some(found), Some(own)) = (named, found, own) else { continue };
-            // A cell is judged by several quantiles, so that one alone would be
-            // held against the others' old figures.
-            let names = if of_instructions { QUANTILES.as_slice() } else { &[row.metric.as_str()] };
             for name in names {
                 let (Some(found), Some(own)) =
                     (found.metrics.get(*name), own.metrics.get_mut(*name))

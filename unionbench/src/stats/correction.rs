@@ -29,6 +29,12 @@ pub fn benjamini_hochberg(p: &[f64]) -> Vec<f64> {
     adjusted
 }
 
+/// Simes' p-value of the hypothesis that none of `p` should be refused, for tests
+/// that are independent or depend positively; 1 without any.
+pub fn simes(p: &[f64]) -> f64 {
+    benjamini_hochberg(p).into_iter().fold(1.0, f64::min)
+}
+
 /// Indices of `p` from its smallest value up.
 fn ascending(p: &[f64]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..p.len()).collect();
@@ -39,8 +45,11 @@ fn ascending(p: &[f64]) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use rand::SeedableRng as _;
+    use rand_pcg::Pcg64Mcg;
 
     use super::*;
+    use crate::stats::signed_rank::normal_cdf;
 
     fn check(found: &[f64], expected: &[f64]) {
         assert_eq!(found.len(), expected.len());
@@ -69,7 +78,45 @@ mod tests {
         assert_eq!(holm(&p).iter().filter(|p| **p <= 0.05).count(), 3);
     }
 
+    /// The one-sided tests of two figures that rise and fall together: alarms stay
+    /// within the level whatever the correlation.
+    #[test]
+    fn simes_keeps_its_level_where_tests_depend_positively() {
+        let mut rng = Pcg64Mcg::seed_from_u64(3);
+        for shared in [0.0, 0.5, 0.9, 1.0_f64] {
+            let alarms = (0..4_000).filter(|_| {
+                // Sums of twelve uniform numbers are nearly normal.
+                let mut normal = || (0..12).map(|_| rng.random::<f64>()).sum::<f64>() - 6.0;
+                let (common, own) = (normal(), [normal(), normal()]);
+                let p = own.map(|own| {
+                    let z = shared.sqrt() * common + (1.0 - shared).sqrt() * own;
+                    1.0 - normal_cdf(z)
+                });
+                simes(&p) <= 0.05
+            });
+            let share = alarms.count() as f64 / 4_000.0;
+            assert!(share < 0.06, "{share} at a correlation of {shared}");
+        }
+    }
+
+    #[test]
+    fn simes_of_two_costs_nothing_where_both_are_small() {
+        assert_eq!(simes(&[0.04, 0.04]), 0.04);
+        check(&[simes(&[0.01, 0.9]), simes(&[0.3])], &[0.02, 0.3]);
+        assert_eq!(simes(&[]), 1.0);
+    }
+
     proptest! {
+        #[test]
+        fn simes_lies_between_the_least_and_bonferroni(
+            p in prop::collection::vec(0.0..=1.0_f64, 1..20),
+        ) {
+            let least = p.iter().copied().fold(1.0, f64::min);
+            let found = simes(&p);
+            prop_assert!(least <= found + 1e-12);
+            prop_assert!(found <= (p.len() as f64 * least).min(1.0) + 1e-12);
+        }
+
         #[test]
         fn adjusted_values_are_larger_ordered_and_holm_above_bh(
             p in prop::collection::vec(0.0..=1.0_f64, 0..40),

@@ -156,7 +156,7 @@ fn moments(ranks: &[usize]) -> (f64, f64) {
 
 /// Distribution function of the normal distribution, good to 1.5e-7 (Abramowitz
 /// and Stegun 7.1.26).
-fn normal_cdf(z: f64) -> f64 {
+pub(super) fn normal_cdf(z: f64) -> f64 {
     let x = z.abs() / std::f64::consts::SQRT_2;
     let t = 1.0 / (1.0 + 0.327_591_1 * x);
     let series = [1.061_405_429, -1.453_152_027, 1.421_413_741, -0.284_496_736, 0.254_829_592];
