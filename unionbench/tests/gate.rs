@@ -120,7 +120,7 @@ fn same_record_passes_and_a_slower_one_fails_until_it_is_accepted() {
     let slow = place.slower("slow", 2);
     let output = gate(&["--baseline", &file, &slow]);
     assert_eq!(code(&output), 3, "{}", text(&output));
-    assert!(text(&output).contains("fail") && text(&output).contains("latency"));
+    assert!(text(&output).contains("fail") && text(&output).contains("latency.median"));
     let output = gate(&["--baseline", &file, &slow, "--accept", "latency"]);
     assert_eq!(code(&output), 2, "without a reason: {}", text(&output));
     let reason = "the new check is worth it";
@@ -240,6 +240,32 @@ fn report_is_written_in_every_format() {
     assert!(output.stdout.is_empty());
     assert!(fs::read_to_string(page).expect("written").contains("record-2"));
     assert_eq!(code(&report(&[&base, &base, "--format", "csv"])), 2);
+}
+
+#[test]
+fn report_of_a_format_that_is_not_written_is_refused() {
+    let Some(place) = Place::new() else { return };
+    let base = place.store("base", |_| {});
+    let written = |name: &str| {
+        let out = place.path(name);
+        let mut command = Command::new(PROGRAM);
+        let output =
+            command.args(["report", &base, "-o", &out]).output().expect("the program starts");
+        (code(&output), text(&output), PathBuf::from(out))
+    };
+    for name in ["page.pdf", "page.HTM", "record.json"] {
+        let (code, said, out) = written(name);
+        assert_eq!(code, 2, "{said}");
+        assert!(said.contains("FILE.html") && said.contains("--format"), "{said}");
+        assert!(!out.exists());
+    }
+    for name in ["folder", "folder-6.12", "page.pdf/"] {
+        let (code, said, out) = written(name);
+        assert_eq!(code, 0, "{said}");
+        assert!(out.is_dir());
+    }
+    // It is a folder now.
+    assert_eq!(written("page.pdf").0, 0);
 }
 
 /// As if the record had been counted in the lab on this kernel, with so many

@@ -43,6 +43,9 @@ enum Output {
 }
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    if let Some(out) = &args.out {
+        known_form(out)?;
+    }
     let read = records(&args.records)?;
     if let Some(out) = &args.out {
         write(out, &read)?;
@@ -73,6 +76,21 @@ impl Form {
             _ => Self::Folder,
         }
     }
+}
+
+/// Refuses a name that looks like a file of a format that is not written, rather
+/// than to make a folder of it. A number behind the last point is no format.
+fn known_form(out: &Path) -> Result<(), Failure> {
+    let is_folder = out.is_dir() || out.as_os_str().as_encoded_bytes().ends_with(b"/");
+    let extension = out.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    let named = extension.starts_with(|c: char| c.is_ascii_alphabetic());
+    if is_folder || !named || !matches!(Form::of(out), Form::Folder) {
+        return Ok(());
+    }
+    Err(Failure::Usage(format!(
+        "cannot write {}: -o takes FILE.html, FILE.json.zst or a folder ({0}/ to call one so); md, csv, json and others are printed with --format",
+        out.display()
+    )))
 }
 
 fn write(out: &Path, read: &[(PathBuf, Record)]) -> anyhow::Result<()> {

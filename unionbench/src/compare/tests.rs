@@ -367,11 +367,7 @@ fn more_runs_of_a_base_leave_less_room_beyond_their_range() {
 }
 
 /// The same with one figure of each round of overlayfs multiplied.
-fn partly(
-    n: u32,
-    figure: fn(&mut crate::record::Summary) -> &mut u64,
-    factor: f64,
-) -> Record {
+fn partly(n: u32, figure: fn(&mut crate::record::Summary) -> &mut u64, factor: f64) -> Record {
     let mut record = record(n);
     let cells = record.cells.iter_mut().filter(|cell| cell.backend == "overlayfs");
     for latency in cells.flat_map(|cell| &mut cell.rounds).filter_map(|r| r.latency.as_mut()) {
