@@ -15,6 +15,8 @@ use crate::union::Union;
 /// Where a node's attributes are kept.
 pub(crate) enum Spot {
     In(u16, Arc<Path>),
+    /// An entry of the inode index.
+    Indexed(Arc<Path>),
     /// A dead node, reached through a descriptor still open.
     Open(Arc<OwnedFd>),
 }
@@ -23,6 +25,7 @@ impl Spot {
     pub(crate) fn at<'a>(&'a self, union: &'a Union) -> Result<At<'a>, Errno> {
         match self {
             Self::In(layer, path) => union.layers[usize::from(*layer)].at(path),
+            Self::Indexed(name) => union.index_entry(name),
             Self::Open(fd) => Ok(At::of_fd(fd.as_fd())),
         }
     }
@@ -44,6 +47,10 @@ pub(crate) const OMIT: Timespec = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTI
 
 impl Union {
     pub(crate) fn spot(&self, node: &Node) -> Result<Spot, Errno> {
+        // Its names need not be in the upper layer, nor be known.
+        if let Some(indexed) = node.indexed() {
+            return Ok(Spot::Indexed(indexed.name));
+        }
         if node.is_nameless() {
             return node.open_fd().map(Spot::Open).ok_or(Errno::NOENT);
         }
@@ -76,7 +83,9 @@ impl Union {
         {
             stat.st_blocks = self.place(data)?.stat()?.st_blocks;
         }
-        if state.aliases.all().is_empty() && node.ino != ROOT && !state.upper {
+        if let Some(indexed) = state.below.indexed() {
+            stat.st_nlink = indexed.nlink.into();
+        } else if state.aliases.all().is_empty() && node.ino != ROOT && !state.upper {
             stat.st_nlink = 0;
         }
         Ok(stat)

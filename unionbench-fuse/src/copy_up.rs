@@ -18,14 +18,15 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, Xa
 use rustix::io::Errno;
 
 use crate::attr::Spot;
+use crate::below::Below;
 use crate::counters::Counters;
 use crate::data::{Moved, copy_data};
+use crate::hard_links::{Indexed, Marks};
 use crate::layer::At;
 use crate::marks::is_mark;
-use crate::node::{Alias, Below, Node, ROOT};
-use crate::origin;
-use crate::sys::handle;
+use crate::node::{Alias, Node, ROOT};
 use crate::sys::probe_points::{CopyUp, served, unionbench_copy_up_begin, unionbench_copy_up_end};
+use crate::twin::Twin;
 use crate::union::{Union, clear_twin, mode};
 
 /// How much of a file's data its copy needs.
@@ -41,25 +42,44 @@ pub(crate) enum Data {
 impl Union {
     /// Brings the object, and first its parents, into the upper layer.
     pub(crate) fn copy_up(&self, node: &Arc<Node>, data: Data) -> Result<(), Errno> {
-        self.bring_up(node, data, false)
+        self.bring_up(node, data, false, None)
     }
 
-    fn bring_up(&self, node: &Arc<Node>, data: Data, is_parent: bool) -> Result<(), Errno> {
+    /// As [`Union::copy_up`], under this one of the object's names.
+    pub(crate) fn copy_up_name(
+        &self,
+        node: &Arc<Node>,
+        parent: &Arc<Node>,
+        slot: u32,
+        data: Data,
+    ) -> Result<(), Errno> {
+        self.bring_up(node, data, false, node.alias(parent, slot))
+    }
+
+    fn bring_up(
+        &self,
+        node: &Arc<Node>,
+        data: Data,
+        is_parent: bool,
+        name: Option<Alias>,
+    ) -> Result<(), Errno> {
         self.check_writable()?;
-        if done(node, data) {
+        if done(node, data, name.as_ref()) {
             return Ok(());
         }
-        let alias = node.state.lock().aliases.all().first().cloned();
+        let first = || node.state.lock().aliases.all().first().cloned();
+        let alias = name.clone().or_else(first);
         if let Some(alias) = &alias {
-            self.bring_up(&alias.parent, Data::All, true)?;
+            self.bring_up(&alias.parent, Data::All, true, None)?;
         }
         let _copying = node.copying.lock();
-        if done(node, data) {
+        if done(node, data, name.as_ref()) {
             return Ok(());
         }
         unionbench_copy_up_begin(node.ino);
         let mut work = Work { is_parent, ..Work::default() };
         let copied = match &alias {
+            _ if node.in_upper() => self.supplement(node, alias.as_ref(), data, &mut work),
             Some(alias) => self.copy_object(node, alias, data, &mut work),
             None => self.copy_nameless(node, data, &mut work),
         };
@@ -69,11 +89,6 @@ impl Union {
         copied?;
         Counters::add(&self.counters.copy_ups, 1);
         Counters::add(&self.counters.copied_bytes, bytes);
-        self.settle(node, data);
-        if let Some(alias) = &alias {
-            node.alias_is_upper(alias);
-            alias.parent.with_index(|index| index.set_layer(alias.slot, 0));
-        }
         Ok(())
     }
 
@@ -97,18 +112,57 @@ impl Union {
         unionbench_copy_up_end(node.ino, bytes, error, &raw const about);
     }
 
-    /// Records that the object is now in the upper layer.
-    fn settle(&self, node: &Node, data: Data) {
+    /// Records that the object is now in the upper layer, under that name if
+    /// one is given, as that entry of the inode index if one is. All of it is
+    /// seen at once, since it says where the object is found.
+    fn settle(&self, node: &Node, data: Data, name: Option<&Alias>, indexed: Option<Indexed>) {
         let mut state = node.state.lock();
         state.upper = true;
         if !node.is_dir() {
-            let places = std::mem::take(&mut state.below);
+            let mut places = std::mem::take(&mut state.below);
             state.metacopy = data == Data::None && node.kind == FileType::RegularFile;
-            if state.metacopy {
-                state.below = Below::of(places.places().iter().take(1).cloned().collect());
+            let kept = places.places().iter().take(usize::from(state.metacopy));
+            let kept = kept.cloned().collect();
+            places.set_places(kept);
+            if let Some(indexed) = indexed {
+                places.set_indexed(indexed);
             }
+            state.below = places.or_nothing();
         }
+        if let Some(name) = name {
+            state.aliases.mark_upper(name);
+        }
+        drop(state);
         node.epoch.fetch_add(1, Ordering::Release);
+        if let Some(name) = name {
+            name.parent.with_index(|index| index.set_layer(name.slot, 0));
+        }
+    }
+
+    /// Gives an object of the upper layer what it lacks: data, or a name.
+    fn supplement(
+        &self,
+        node: &Arc<Node>,
+        alias: Option<&Alias>,
+        data: Data,
+        work: &mut Work,
+    ) -> Result<(), Errno> {
+        if node.is_nameless() && node.indexed().is_none() {
+            // What is still open may be the lower file.
+            return Err(Errno::NOENT);
+        }
+        if node.state.lock().metacopy && data != Data::None {
+            self.fill_metacopy(node, data, work)?;
+            self.settle(node, data, None, None);
+        }
+        let Some(alias) = alias.filter(|alias| !alias.upper && !node.is_dir()) else {
+            return Ok(());
+        };
+        if work.path.is_none() {
+            work.path = node.path_of(alias);
+            work.note(&self.spot(node)?.at(self)?.stat()?, None);
+        }
+        self.link_up(node, alias)
     }
 
     fn copy_object(
@@ -118,28 +172,35 @@ impl Union {
         data: Data,
         work: &mut Work,
     ) -> Result<(), Errno> {
-        if node.in_upper() {
-            return self.fill_metacopy(node, data, work);
-        }
         let path = node.path_of(alias).ok_or(Errno::NOENT)?;
         work.path = Some(path.clone());
         let spot = self.spot(node)?;
         let from = spot.at(self)?;
         let stat = from.stat()?;
-        work.note(&stat, if let Spot::In(layer, _) = &spot { Some(*layer) } else { None });
-        let to = self.upper(&path)?;
-        let above = At::of_fd(to.dir.as_fd());
+        let layer = if let Spot::In(layer, _) = &spot { Some(*layer) } else { None };
+        work.note(&stat, layer);
+        let model = Model { from: &from, stat: &stat, marks: self.marks_of(&from, layer, &stat) };
+        let indexed = model.marks.entry();
+        let to = match &indexed {
+            Some(indexed) => self.index_entry(&indexed.name)?,
+            None => self.upper(&path)?,
+        };
+        let above = At { dir: to.dir.clone(), name: Path::new("") };
         let parent_times = above.stat()?;
         match node.kind {
             FileType::RegularFile => {
-                let twin = self.copy_file(node, &from, &stat, data, work)?;
+                let twin = self.copy_file(node, &model, data, work)?;
                 self.name_twin(&twin, &to)?;
             }
-            _ => self.copy_other(node, &from, &stat, &to)?,
+            _ => self.copy_other(node, &model, &to)?,
         }
+        if indexed.is_some() {
+            self.settle(node, data, None, indexed);
+            return self.link_up(node, alias);
+        }
+        self.settle(node, data, Some(alias), None);
         // The union's view of the parent did not change, so its times must not.
-        above.set_times(&times_of(&parent_times))?;
-        Ok(())
+        above.set_times(&times_of(&parent_times))
     }
 
     /// Copies a file whose last name is gone: the copy gets none either, and
@@ -148,12 +209,13 @@ impl Union {
         let source = node.open_fd().ok_or(Errno::NOENT)?;
         let from = At::of_fd(source.as_fd());
         let stat = from.stat()?;
-        if node.kind != FileType::RegularFile || node.in_upper() {
+        if node.kind != FileType::RegularFile {
             return Err(Errno::NOENT);
         }
         work.note(&stat, None);
+        let model = Model { from: &from, stat: &stat, marks: Marks::default() };
         let data = if data == Data::None { Data::All } else { data };
-        let twin = self.copy_file(node, &from, &stat, data, work)?;
+        let twin = self.copy_file(node, &model, data, work)?;
         let fd = match twin {
             Twin::Nameless(fd) => fd,
             Twin::Named(fd, name) => {
@@ -164,17 +226,18 @@ impl Union {
         if let Some(opened) = &mut node.state.lock().opened {
             opened.pinned = Some(Arc::new(fd));
         }
+        self.settle(node, data, None, None);
         Ok(())
     }
 
     fn copy_file(
         &self,
         node: &Arc<Node>,
-        from: &At<'_>,
-        stat: &Stat,
+        model: &Model<'_>,
         data: Data,
         work: &mut Work,
     ) -> Result<Twin, Errno> {
+        let Model { from, stat, .. } = model;
         let source = if node.is_nameless() { None } else { self.data_place(node)? };
         let twin = self.new_twin()?;
         let mut built = || -> Result<(), Errno> {
@@ -193,7 +256,7 @@ impl Union {
             if data == Data::None && size > 0 {
                 self.set_mark(&at, "metacopy", &[])?;
             }
-            self.copy_attributes(from, stat, &at, true)?;
+            self.copy_attributes(model, &at, true)?;
             if !self.volatile && size > 0 && data != Data::None {
                 work.sync(twin.fd())?;
             }
@@ -215,50 +278,8 @@ impl Union {
         }
     }
 
-    /// An empty file in the work folder; without a name where its file system
-    /// knows such files, so that not even a crash leaves it behind.
-    fn new_twin(&self) -> Result<Twin, Errno> {
-        let work = self.in_work(Path::new("."))?;
-        let open = |path: &Path, flags: OFlags| {
-            let flags = flags | OFlags::RDWR | OFlags::CLOEXEC;
-            rustix::fs::openat(&work.dir, path, flags, Mode::RUSR | Mode::WUSR)
-        };
-        match open(Path::new("."), OFlags::TMPFILE) {
-            Ok(fd) => return Ok(Twin::Nameless(fd)),
-            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT | Errno::INVAL) => {}
-            Err(e) => return Err(e),
-        }
-        let name = self.twin_name();
-        Ok(Twin::Named(open(&name, OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW)?, name))
-    }
-
-    /// Gives a finished twin its name in the upper layer.
-    fn name_twin(&self, twin: &Twin, to: &At<'_>) -> Result<(), Errno> {
-        let moved = match twin {
-            Twin::Nameless(fd) => At::of_fd(fd.as_fd()).link(to),
-            Twin::Named(_, name) => self.in_work(name)?.rename(to),
-        };
-        if moved.is_err() {
-            self.discard(twin);
-        }
-        moved
-    }
-
-    fn discard(&self, twin: &Twin) {
-        if let Twin::Named(_, name) = twin
-            && let Ok(at) = self.in_work(name)
-        {
-            let _ = at.unlink(AtFlags::empty());
-        }
-    }
-
-    fn copy_other(
-        &self,
-        node: &Node,
-        from: &At<'_>,
-        stat: &Stat,
-        to: &At<'_>,
-    ) -> Result<(), Errno> {
+    fn copy_other(&self, node: &Node, model: &Model<'_>, to: &At<'_>) -> Result<(), Errno> {
+        let Model { from, stat, .. } = model;
         let name = self.twin_name();
         let twin = self.in_work(&name)?;
         match node.kind {
@@ -272,7 +293,7 @@ impl Union {
             }
         }
         let moved = self
-            .copy_attributes(from, stat, &twin, node.kind != FileType::Symlink)
+            .copy_attributes(model, &twin, node.kind != FileType::Symlink)
             .and_then(|()| twin.rename(to));
         if moved.is_err() {
             let _ = clear_twin(&twin);
@@ -283,9 +304,9 @@ impl Union {
     /// Copies the data a metacopy still lacks; its mark goes last, so that a
     /// crash before leaves it a metacopy.
     fn fill_metacopy(&self, node: &Node, data: Data, work: &mut Work) -> Result<(), Errno> {
-        let path = node.upper_path().ok_or(Errno::NOENT)?;
-        let at = self.upper(&path)?;
-        work.path = Some(path.clone());
+        let spot = self.spot(node)?;
+        let at = spot.at(self)?;
+        work.path = node.upper_path();
         let stat = at.stat()?;
         let place = node.state.lock().below.places().first().cloned().ok_or(Errno::IO)?;
         work.note(&stat, Some(place.layer));
@@ -304,13 +325,8 @@ impl Union {
 
     /// Gives the twin the owner, attributes, mode and times of its model, in
     /// the order in which none undoes another, and the mark of its origin.
-    fn copy_attributes(
-        &self,
-        from: &At<'_>,
-        stat: &Stat,
-        to: &At<'_>,
-        has_mode: bool,
-    ) -> Result<(), Errno> {
+    fn copy_attributes(&self, model: &Model<'_>, to: &At<'_>, has_mode: bool) -> Result<(), Errno> {
+        let Model { from, stat, marks } = model;
         to.chown(Some(stat.st_uid), Some(stat.st_gid))?;
         for name in from.xattr_names()?.split(|b| *b == 0).filter(|n| !n.is_empty()) {
             let name = OsStr::from_bytes(name);
@@ -329,17 +345,16 @@ impl Union {
         if has_mode {
             to.chmod(stat.st_mode)?;
         }
-        let handle = handle::encode(&from.dir, from.name).ok();
-        if let Some(mark) = handle.as_ref().and_then(origin::encode) {
-            // An upper file system without such attributes only costs stable
-            // numbers after a remount.
-            match self.set_mark(to, "origin", &mark) {
-                Ok(()) | Err(Errno::OPNOTSUPP | Errno::PERM) => {}
-                Err(e) => return Err(e),
-            }
-        }
+        self.set_link_marks(to, marks)?;
         to.set_times(&times_of(stat))
     }
+}
+
+/// What is copied, and the marks that the copy gets.
+struct Model<'a> {
+    from: &'a At<'a>,
+    stat: &'a Stat,
+    marks: Marks,
 }
 
 /// What a copy-up did, for whoever observes it. No clock is read for it: most
@@ -374,23 +389,13 @@ impl Work {
     }
 }
 
-/// A copy that is not finished.
-enum Twin {
-    Nameless(OwnedFd),
-    Named(OwnedFd, PathBuf),
-}
-
-impl Twin {
-    fn fd(&self) -> &OwnedFd {
-        match self {
-            Self::Nameless(fd) | Self::Named(fd, _) => fd,
-        }
-    }
-}
-
-fn done(node: &Node, data: Data) -> bool {
-    let state = node.state.lock();
-    node.ino == ROOT || (state.upper && (!state.metacopy || data == Data::None))
+fn done(node: &Node, data: Data, name: Option<&Alias>) -> bool {
+    let has_name = || name.is_none_or(|a| node.alias(&a.parent, a.slot).is_none_or(|a| a.upper));
+    let complete = {
+        let state = node.state.lock();
+        node.ino == ROOT || (state.upper && (!state.metacopy || data == Data::None))
+    };
+    complete && (node.is_dir() || has_name())
 }
 
 pub(crate) fn times_of(stat: &Stat) -> Timestamps {

@@ -153,6 +153,8 @@ impl Union {
         let vacancy = self.vacancy(parent, name)?;
         self.copy_up(node, Data::All)?;
         self.copy_up(parent, Data::All)?;
+        let _copying = node.copying.lock();
+        self.before_names_change(node)?;
         let spot = self.spot(node)?;
         let from = spot.at(self)?;
         let path = join(&parent.upper_path().ok_or(Errno::NOENT)?, name);
@@ -168,6 +170,7 @@ impl Union {
         } else {
             from.link(&to)?;
         }
+        self.name_made(node);
         self.enter(parent, name, node, vacancy.below)?;
         self.stat(node)
     }

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use crate::below::{Below, Place};
 use crate::copy_up::Data;
 use crate::lookup::may_be_metacopy;
-use crate::node::{Below, Node, Place};
+use crate::node::Node;
 use crate::union::Union;
 
 const SET_UID: u32 = 0o4000;

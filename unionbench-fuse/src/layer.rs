@@ -24,7 +24,7 @@ use parking_lot::Mutex;
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Stat, XattrFlags};
 use rustix::io::Errno;
 
-use crate::sys::private_mount;
+use crate::sys::{private_mount, uuid};
 
 /// Directories kept open over all layers.
 const KEPT: usize = 2048;
@@ -37,6 +37,8 @@ pub(crate) struct Layer {
     _mount: Option<OwnedFd>,
     kept: Mutex<HashMap<Box<Path>, Arc<OwnedFd>>>,
     keep: usize,
+    /// That of its file system.
+    uuid: [u8; 16],
 }
 
 impl Layer {
@@ -47,17 +49,23 @@ impl Layer {
         let root = rustix::fs::open(path, flags, Mode::empty())?;
         let keep = (KEPT / n_layers.max(1)).max(4);
         let kept = Mutex::new(HashMap::new());
+        let uuid = uuid::of(&root);
         if lower
             && let Ok(mount) = private_mount::clone_sealed(path)
             && let Ok(sealed) = rustix::fs::openat(&mount, ".", flags, Mode::empty())
         {
-            return Ok(Self { root: sealed, _mount: Some(mount), kept, keep });
+            return Ok(Self { root: sealed, _mount: Some(mount), kept, keep, uuid });
         }
-        Ok(Self { root, _mount: None, kept, keep })
+        Ok(Self { root, _mount: None, kept, keep, uuid })
     }
 
     pub(crate) fn root(&self) -> BorrowedFd<'_> {
         self.root.as_fd()
+    }
+
+    /// The UUID of the layer's file system.
+    pub(crate) fn uuid(&self) -> [u8; 16] {
+        self.uuid
     }
 
     /// The object at a path below the layer's root; an empty path is the root.

@@ -6,7 +6,9 @@
 //! `remove`, `rename`, `attr`, `file`, `xattr`), and replies. Operations find
 //! objects by `node` (what the kernel knows) and `index` (what a merged
 //! directory holds), reach the layers through `layer`, and bring lower objects
-//! into the upper layer by `copy_up`.
+//! into the upper layer by `copy_up` (which builds a `twin` first). What names
+//! of hard-linked files share is `hard_links`, kept over a remount by
+//! `inode_index`.
 //!
 //! Locks, in the order they are taken: `Union::tree` (shared by every
 //! operation, exclusive for the rename of a directory, because a node's upper
@@ -16,13 +18,16 @@
 //! never meet here.
 
 mod attr;
+mod below;
 mod copy_up;
 mod counters;
 mod create;
 mod data;
 mod file;
 mod handle;
+mod hard_links;
 mod index;
+mod inode_index;
 mod layer;
 mod lookup;
 mod marks;
@@ -37,6 +42,7 @@ mod remove;
 mod rename;
 mod session;
 mod sys;
+mod twin;
 mod union;
 mod whiteout;
 mod work;

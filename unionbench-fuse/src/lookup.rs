@@ -8,12 +8,11 @@ use std::sync::Arc;
 use rustix::fs::{FileType, Stat};
 use rustix::io::Errno;
 
+use crate::below::Below;
 use crate::counters::Counters;
 use crate::index::{Entry, Index, What};
 use crate::layer::At;
-use crate::node::{Below, Node, State};
-use crate::origin;
-use crate::sys::handle;
+use crate::node::{Node, State};
 use crate::union::Union;
 use crate::whiteout::too_long;
 
@@ -167,6 +166,9 @@ impl Union {
                 (state.metacopy, state.below) = (true, Below::of(places));
             }
         }
+        if let Some(indexed) = self.indexed_lower(&at, layer, &stat)? {
+            self.take_indexed(parent, &at, layer, indexed, &mut state)?;
+        }
         Ok((ino, stat, state))
     }
 
@@ -187,15 +189,17 @@ impl Union {
         }
         let kind = FileType::from_raw_mode(stat.st_mode);
         let mark = self.read_mark(&at, &names, "origin")?;
-        let origin = mark.as_deref().and_then(origin::decode).and_then(|h| {
-            let mut lowers = self.layers.iter().skip(1);
-            lowers.find_map(|l| handle::open(l.root(), &h).ok())
-        });
-        let known = origin.and_then(|fd| rustix::fs::fstat(&fd).ok());
+        let origin = mark.as_deref().and_then(|mark| self.origin_of(mark));
+        let known = origin.filter(|(_, lower)| FileType::from_raw_mode(lower.st_mode) == kind);
+        if let Some((mark, lower)) = &known
+            && let Some(indexed) = self.indexed_upper(&stat, mark, lower)?
+        {
+            state.below.set_indexed(indexed);
+            return Ok((self.number(lower.st_dev, lower.st_ino), stat, state));
+        }
         // A hard-linked lower file may have been copied more than once; its
         // number would then be that of two files.
-        let usable =
-            known.filter(|s| s.st_nlink == 1 && FileType::from_raw_mode(s.st_mode) == kind);
-        Ok((usable.map_or(own, |s| self.number(s.st_dev, s.st_ino)), stat, state))
+        let usable = known.filter(|(_, lower)| lower.st_nlink == 1);
+        Ok((usable.map_or(own, |(_, s)| self.number(s.st_dev, s.st_ino)), stat, state))
     }
 }

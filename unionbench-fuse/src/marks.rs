@@ -62,6 +62,12 @@ impl Union {
         Ok(())
     }
 
+    /// The value of a mark in the namespace this mount writes, where no one but
+    /// the mounting user's peers may set it.
+    pub(crate) fn own_mark(&self, at: &At<'_>, name: &str) -> Result<Option<Vec<u8>>, Errno> {
+        at.xattr(&self.mark(name))
+    }
+
     fn believed(&self, name: &str) -> &'static [&'static str] {
         let leads_elsewhere = matches!(name, "redirect" | "metacopy");
         if leads_elsewhere && !self.userxattr { &[TRUSTED] } else { &[TRUSTED, USER] }

@@ -11,11 +11,12 @@ use parking_lot::{MappedMutexGuard, MutexGuard};
 use rustix::fs::{FileType, Mode, OFlags, RawDir};
 use rustix::io::Errno;
 
+use crate::below::Place;
 use crate::counters::Counters;
 use crate::index::{Index, New, What};
 use crate::layer::At;
 use crate::marks::Opaque;
-use crate::node::{Node, Place};
+use crate::node::Node;
 use crate::parts::stat_dir;
 use crate::union::Union;
 use crate::whiteout::Meaning;

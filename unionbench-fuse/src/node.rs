@@ -22,18 +22,13 @@ use hashbrown::HashTable;
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::FileType;
 
+use crate::below::{Below, Place};
+use crate::hard_links::Indexed;
 use crate::index::Index;
 use crate::layer::join;
 
 /// The number of the union's root in the FUSE protocol.
 pub(crate) const ROOT: u64 = 1;
-
-/// A place in a lower layer.
-#[derive(Clone, Debug)]
-pub(crate) struct Place {
-    pub(crate) layer: u16,
-    pub(crate) path: Arc<Path>,
-}
 
 /// A name of a node: a slot of its parent's index.
 #[derive(Clone, Debug)]
@@ -83,6 +78,14 @@ impl Aliases {
         }
     }
 
+    /// Marks a name that the upper layer now has.
+    pub(crate) fn mark_upper(&mut self, alias: &Alias) {
+        let mut all = self.all_mut().iter_mut();
+        if let Some(known) = all.find(|a| a.is(&alias.parent, alias.slot)) {
+            known.upper = true;
+        }
+    }
+
     fn add(&mut self, alias: Alias) {
         *self = match std::mem::take(self) {
             Self::None => Self::One(alias),
@@ -108,34 +111,6 @@ impl Aliases {
                 }
             }
         };
-    }
-}
-
-/// What a node has beside its upper object.
-#[derive(Debug, Default)]
-pub(crate) enum Below {
-    /// Nothing but, for a file not in the upper layer, the lower object that
-    /// its name leads to.
-    #[default]
-    Own,
-    /// For a directory its merged lower parts, topmost first; for a metacopy
-    /// first the file with its data, then, if it lies in a lower layer, the
-    /// metacopy itself.
-    // The second box keeps what nearly every file has not to one word.
-    #[allow(clippy::box_collection)]
-    Places(Box<Vec<Place>>),
-}
-
-impl Below {
-    pub(crate) fn of(places: Vec<Place>) -> Self {
-        if places.is_empty() { Self::Own } else { Self::Places(Box::new(places)) }
-    }
-
-    pub(crate) fn places(&self) -> &[Place] {
-        match self {
-            Self::Own => &[],
-            Self::Places(places) => places,
-        }
     }
 }
 
@@ -327,11 +302,18 @@ impl Node {
 
     /// Marks the name that the upper layer now has.
     pub(crate) fn alias_is_upper(&self, alias: &Alias) {
-        let mut state = self.state.lock();
-        let mut all = state.aliases.all_mut().iter_mut();
-        if let Some(known) = all.find(|a| a.is(&alias.parent, alias.slot)) {
-            known.upper = true;
-        }
+        self.state.lock().aliases.mark_upper(alias);
+    }
+
+    /// One of the node's names.
+    pub(crate) fn alias(&self, parent: &Node, slot: u32) -> Option<Alias> {
+        self.state.lock().aliases.all().iter().find(|a| a.is(parent, slot)).cloned()
+    }
+
+    /// The entry of the inode index that the node's upper object is, while the
+    /// union has a name for it.
+    pub(crate) fn indexed(&self) -> Option<Indexed> {
+        self.state.lock().below.indexed().filter(|indexed| indexed.nlink > 0).cloned()
     }
 
     /// True if the node has that name.

@@ -53,6 +53,9 @@ pub struct MountOptions {
     /// Copy attributes alone when only they change. As with the kernel's
     /// option, such an upper layer is only read right where it is on too.
     pub metacopy: bool,
+    /// Keep the names of a hard-linked lower file together when it is copied up,
+    /// by an index in the work folder. Needs file handles of all layers.
+    pub index: bool,
     /// Refuse with `EXDEV`, as a move to another file system, the rename of a
     /// directory that has lower parts, which would need a redirect. Redirects
     /// that the layers hold are followed all the same.
@@ -123,7 +126,7 @@ impl MountOptions {
     /// unless it says otherwise; of several writable ones the leftmost takes
     /// the writes. After `::` come data-only layers. A backslash takes the next
     /// `,` or `:` as part of a name. Options of the kernel that change nothing here
-    /// (`xino=`, `uuid=`, `index=off`, generic mount flags) are accepted; those
+    /// (`xino=`, `uuid=`, generic mount flags) are accepted; those
     /// that promise what this union does not do are refused.
     pub fn parse(text: &str) -> Result<Self, OptionsError> {
         let mut options = Self::default();
@@ -162,7 +165,7 @@ impl MountOptions {
             "test_delay" => self.test_delay = number("test_delay", value)?,
             _ if item.starts_with("br:") => self.branches(&item[3..])?,
             "redirect_dir" => self.no_redirects = !creates_redirects(value)?,
-            "index" => refuse_on("index", value, NO_INDEX)?,
+            "index" => self.index = on_or_off("index", value)?,
             "nfs_export" => refuse_on("nfs_export", value, NO_HANDLES)?,
             "verity" if value != "off" => {
                 return Err(OptionsError::Promise {
@@ -265,8 +268,6 @@ impl MountOptions {
     }
 }
 
-const NO_INDEX: &str = "it keeps no index of hard links, whose names part once one of them \
-    has been copied up and the union is mounted again";
 const NO_HANDLES: &str = "its files cannot be found by a handle after a remount";
 
 /// `follow` and `nofollow` create none, as with the kernel's overlayfs.
@@ -393,6 +394,7 @@ mod tests {
         assert_eq!(refused("dirs=a=ro:b=rw"), OptionsError::WritableBelow("b".into()));
         for value in [
             "metacopy=maybe",
+            "index=yes",
             "near=",
             "threads=257",
             "threads=-1",
@@ -403,7 +405,7 @@ mod tests {
             let error = MountOptions::parse(&format!("lowerdir=a,{value}")).unwrap_err();
             assert!(matches!(error, OptionsError::Value { .. }), "{value}: {error}");
         }
-        for promise in ["index=on", "nfs_export=on", "verity=on", "verity=require"] {
+        for promise in ["nfs_export=on", "verity=on", "verity=require"] {
             let error = MountOptions::parse(&format!("lowerdir=a,{promise}")).unwrap_err();
             assert!(matches!(error, OptionsError::Promise { .. }), "{promise}: {error}");
             assert!(error.to_string().contains(promise), "{error}");
@@ -412,6 +414,8 @@ mod tests {
             assert!(!MountOptions::parse(&format!("lowerdir=a,{plain}")).unwrap().no_redirects);
         }
         assert!(MountOptions::parse("lowerdir=a,redirect_dir=off").unwrap().no_redirects);
+        assert!(MountOptions::parse("lowerdir=a,index=on").unwrap().index);
+        assert!(!MountOptions::parse("lowerdir=a,index=off").unwrap().index);
         assert_eq!(refused("lowerdir=a,colour=red"), OptionsError::Unknown("colour=red".into()));
     }
 }

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, FileType, Stat};
 use rustix::io::Errno;
 
+use crate::below::{Below, Place};
 use crate::layer::{At, Dir, join};
 use crate::marks::Opaque;
-use crate::node::{Below, Node, Place, State};
+use crate::node::{Node, State};
 use crate::union::Union;
 
 /// What a layer has at the end of an absolute redirect.

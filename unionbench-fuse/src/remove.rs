@@ -3,7 +3,6 @@
 
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, FileType, OFlags};
@@ -29,19 +28,22 @@ impl Union {
     pub(crate) fn unlink(&self, parent: &Arc<Node>, name: &OsStr) -> Result<(), Errno> {
         self.check_writable()?;
         let _tree = self.shared();
-        let Victim { node, slot, .. } = self.victim(parent, name)?;
-        if node.is_dir() {
+        let victim = self.victim(parent, name)?;
+        if victim.node.is_dir() {
             return Err(Errno::ISDIR);
         }
+        self.bring_up_counted(&victim, parent)?;
+        let Victim { node, slot, .. } = victim;
         let _copying = node.copying.lock();
         // The object may have moved up since it was looked at.
         let Victim { upper, below, .. } = self.victim(parent, name)?;
         self.copy_up(parent, Data::All)?;
         let path = join(&parent.upper_path().ok_or(Errno::NOENT)?, name);
         if upper {
-            self.save_other_names(&node, parent, slot, &path)?;
+            self.save_other_names(&node, parent, slot)?;
         }
         self.pin(&node)?;
+        self.before_names_change(&node)?;
         // Whoever asks for the node meanwhile is led to its descriptor.
         node.forget_alias(parent, slot);
         let gone = if below {
@@ -53,6 +55,7 @@ impl Union {
             node.learn_alias(parent, slot, upper);
             return Err(e);
         }
+        self.name_gone(&node);
         self.leave(parent, name, below)
     }
 
@@ -96,7 +99,7 @@ impl Union {
         Ok(Victim { node, slot: found.slot, upper: self.is_upper(found.layer), below })
     }
 
-    /// Before the name `path` of an upper object goes: if its other names are
+    /// Before a name of an upper object goes: if its other names are
     /// still lower ones (hard links of the object it was copied from), one of
     /// them takes the upper object over, so that what was written stays.
     pub(crate) fn save_other_names(
@@ -104,8 +107,10 @@ impl Union {
         node: &Node,
         parent: &Node,
         slot: u32,
-        path: &Path,
     ) -> Result<(), Errno> {
+        if node.indexed().is_some() {
+            return Ok(());
+        }
         let heir = {
             let state = node.state.lock();
             let all = state.aliases.all().iter();
@@ -114,11 +119,7 @@ impl Union {
         };
         let Some(heir) = heir else { return Ok(()) };
         self.copy_up(&heir.parent, Data::All)?;
-        let to_path = node.path_of(&heir).ok_or(Errno::NOENT)?;
-        self.upper(path)?.link(&self.upper(&to_path)?)?;
-        node.alias_is_upper(&heir);
-        heir.parent.with_index(|index| index.set_layer(heir.slot, 0));
-        Ok(())
+        self.link_up(node, &heir)
     }
 
     /// Before a file's last name goes: keeps its data reachable for those who

@@ -67,10 +67,12 @@ impl Union {
             target => {
                 if let Target::Object(gone) = &target {
                     self.pin(&gone.node)?;
+                    self.before_names_change(&gone.node)?;
                 }
                 self.replace(from, to, &moved, &target)?;
                 if let Target::Object(gone) = &target {
                     gone.node.forget_alias(to.parent, gone.slot);
+                    self.name_gone(&gone.node);
                 }
                 moved.node.forget_alias(from.parent, moved.slot);
                 self.leave(from.parent, from.name, moved.below)?;
@@ -88,26 +90,28 @@ impl Union {
     fn prepare(&self, from: End<'_>, to: End<'_>, flags: RenameFlags) -> Result<bool, Errno> {
         let _tree = self.shared();
         let exchange = flags.contains(RenameFlags::EXCHANGE);
-        let moved = self.victim(from.parent, from.name)?.node;
+        let Victim { node: moved, slot, .. } = self.victim(from.parent, from.name)?;
         let mut moves_dirs = moved.is_dir();
-        if let (Target::Object(target), _) = self.target(to)? {
-            let target = target.node;
+        if let (Target::Object(victim), _) = self.target(to)? {
+            let target = &victim.node;
             moves_dirs |= target.is_dir();
             if flags.contains(RenameFlags::NOREPLACE) {
                 return Err(Errno::EXIST);
             }
-            if !exchange && target.is_dir() && !self.index_of(&target)?.shows_nothing() {
+            if !exchange && target.is_dir() && !self.index_of(target)?.shows_nothing() {
                 return Err(Errno::NOTEMPTY);
             }
             if exchange {
-                self.check_may_move(&target)?;
-                self.copy_up(&target, Data::All)?;
+                self.check_may_move(target)?;
+                self.copy_up_name(target, to.parent, victim.slot, Data::All)?;
+            } else {
+                self.bring_up_counted(&victim, to.parent)?;
             }
         } else if exchange {
             return Err(Errno::NOENT);
         }
         self.check_may_move(&moved)?;
-        self.copy_up(&moved, Data::All)?;
+        self.copy_up_name(&moved, from.parent, slot, Data::All)?;
         self.copy_up(from.parent, Data::All)?;
         self.copy_up(to.parent, Data::All)?;
         Ok(moves_dirs)
@@ -191,7 +195,7 @@ impl Union {
                 return if moved.below { Ok(()) } else { old.unlink(AtFlags::empty()) };
             }
             Target::Object(gone) if gone.node.in_upper() => {
-                self.save_other_names(&gone.node, to.parent, gone.slot, &new_path)?;
+                self.save_other_names(&gone.node, to.parent, gone.slot)?;
             }
             _ => {}
         }

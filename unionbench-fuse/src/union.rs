@@ -9,9 +9,11 @@ use parking_lot::{RwLock, RwLockReadGuard};
 use rustix::fs::{AtFlags, Mode};
 use rustix::io::Errno;
 
+use crate::below::{Below, Place};
 use crate::counters::Counters;
+use crate::inode_index::InodeIndex;
 use crate::layer::{At, Dir, Layer};
-use crate::node::{Below, Node, Place, ROOT, State, Table};
+use crate::node::{Node, ROOT, State, Table};
 use crate::options::{MountOptions, OptionsError};
 use crate::work::{check_apart, may_trust, prepare};
 
@@ -66,6 +68,49 @@ pub enum MountError {
         /// The containing folder.
         outer: PathBuf,
     },
+    /// Hard links cannot be kept in an index.
+    #[error("cannot mount with index=on: {path:?}: {why}; leave index=on out")]
+    NoIndex {
+        /// The layer.
+        path: PathBuf,
+        /// What is missing.
+        why: &'static str,
+    },
+    /// The upper layer was written over another lower layer.
+    #[error(
+        "cannot use upperdir {upper:?} with index=on: it was written over another topmost lower layer than {lower:?}; name that one, or mount with index=off"
+    )]
+    OtherLower {
+        /// The upper layer.
+        upper: PathBuf,
+        /// The topmost lower layer.
+        lower: PathBuf,
+        /// As the kernel says it.
+        #[source]
+        source: Errno,
+    },
+    /// The index is of another upper layer.
+    #[error(
+        "cannot use index {index:?} with upperdir {upper:?}: it was made for another upper layer; name its own workdir, remove the index, or mount with index=off"
+    )]
+    OtherUpper {
+        /// The index.
+        index: PathBuf,
+        /// The upper layer.
+        upper: PathBuf,
+        /// As the kernel says it.
+        #[source]
+        source: Errno,
+    },
+    /// The index, or an entry of it, is damaged or of a later version.
+    #[error("cannot use index {path:?}: remove it if it is damaged, or mount with index=off")]
+    Index {
+        /// The index or its entry.
+        path: PathBuf,
+        /// As the kernel says it.
+        #[source]
+        source: Errno,
+    },
     /// More layers than can be numbered.
     #[error("cannot stack {0} lower layers: use at most 65000")]
     TooMany(usize),
@@ -103,6 +148,8 @@ pub struct Union {
     pub(crate) metacopy: bool,
     pub(crate) no_redirects: bool,
     pub(crate) test_probes: Option<u32>,
+    /// None unless mounted with `index=on`.
+    pub(crate) inode_index: Option<InodeIndex>,
     pub(crate) nodes: Table,
     /// Shared by every operation, exclusive for a rename.
     pub(crate) tree: RwLock<()>,
@@ -153,7 +200,7 @@ impl Union {
             .collect();
         let root = State { upper: has_upper, below: Below::of(lowers), ..State::default() };
         let (nodes, _root) = Table::new(root);
-        let union = Self {
+        let mut union = Self {
             layers,
             n_merged: n_merged as u16,
             has_upper,
@@ -165,6 +212,7 @@ impl Union {
             metacopy: options.metacopy,
             no_redirects: options.no_redirects,
             test_probes: options.test_probes,
+            inode_index: None,
             nodes,
             tree: RwLock::new(()),
             devices: RwLock::new(Vec::new()),
@@ -179,6 +227,7 @@ impl Union {
         if let Some(stat) = union.layers.last().and_then(|l| rustix::fs::fstat(l.root()).ok()) {
             union.number(stat.st_dev, stat.st_ino);
         }
+        union.inode_index = InodeIndex::open(&union, options)?;
         Ok(union)
     }
 

@@ -67,7 +67,8 @@ impl Union {
         Ok(())
     }
 
-    fn attributes_only(&self) -> Data {
+    /// What of the data a change of attributes alone copies.
+    pub(crate) fn attributes_only(&self) -> Data {
         if self.metacopy { Data::None } else { Data::All }
     }
 }

@@ -6,3 +6,4 @@ pub(crate) mod private_mount;
 pub(crate) mod probe_points;
 pub(crate) mod schedule;
 pub(crate) mod signals;
+pub(crate) mod uuid;

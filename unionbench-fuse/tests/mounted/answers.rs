@@ -11,7 +11,6 @@ use std::path::Path;
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::world::{World, set_mark};
 
@@ -134,7 +133,7 @@ fn damaged() {
             w.options.metacopy = true;
             if kernel {
                 let more = "redirect_dir=on,metacopy=on";
-                if let Err(error) = mount_kernel(&w, more) {
+                if let Err(error) = w.mount_kernel(more) {
                     println!("skipped: {name}: this kernel mounts no overlayfs: {error}");
                     return None;
                 }
@@ -143,7 +142,7 @@ fn damaged() {
             }
             let heard = answers(&w);
             if kernel {
-                rustix::mount::unmount(w.path("m"), UnmountFlags::empty()).unwrap();
+                w.unmount_kernel();
             } else {
                 w.unmount();
             }
@@ -159,17 +158,6 @@ fn damaged() {
         }
     }
     assert!(differences.is_empty(), "{differences:#?}");
-}
-
-fn mount_kernel(w: &World, more: &str) -> Result<(), Errno> {
-    let lowers: Vec<_> = w.options.lower.iter().map(|l| l.display().to_string()).collect();
-    let mut options = format!("lowerdir={},{more}", lowers.join(":"));
-    if let (Some(upper), Some(work)) = (&w.options.upper, &w.options.work) {
-        options += &format!(",upperdir={},workdir={}", upper.display(), work.display());
-    }
-    let options = std::ffi::CString::new(options).unwrap();
-    let flags = MountFlags::empty();
-    rustix::mount::mount("overlay", w.path("m"), "overlay", flags, Some(options.as_c_str()))
 }
 
 type Answers = BTreeMap<String, String>;
@@ -272,9 +260,9 @@ fn refused() {
             w
         };
         let w = world();
-        let kernel = mount_kernel(&w, "index=off");
+        let kernel = w.mount_kernel("index=off");
         if kernel.is_ok() {
-            rustix::mount::unmount(w.path("m"), UnmountFlags::empty()).unwrap();
+            w.unmount_kernel();
         } else if *name == "nothing wrong" {
             println!("skipped: this kernel mounts no overlayfs");
             return;

@@ -13,6 +13,7 @@ use crate::world::{World, names};
 
 pub const ALL: &[(&str, fn())] = &[
     ("a_killed_daemon_leaves_old_files_or_new_ones", killed),
+    ("a_killed_daemon_leaves_hard_links_together", killed_with_index),
     ("a_signal_unmounts_and_leaves_nothing", signalled),
     ("a_busy_mount_is_taken_out_of_sight_by_a_signal", signalled_while_busy),
     ("many_threads_hammer_one_directory", hammered),
@@ -108,10 +109,35 @@ fn content(i: usize, new: bool) -> Vec<u8> {
     out
 }
 
+fn killed() {
+    kill_while_copying("", |_, _| {});
+}
+
+/// As above, with two further names of each file, one of which its writer then
+/// takes away.
+fn killed_with_index() {
+    let link = |w: &World, i: usize| {
+        w.mkdir("l0/d");
+        for name in [format!("l0/d/g{i}"), format!("l0/h{i}")] {
+            fs::hard_link(w.path(&format!("l0/f{i}")), w.path(&name)).unwrap();
+        }
+    };
+    kill_while_copying(",index=on", link);
+}
+
+/// The index by itself: what a killed daemon left there must be whole files.
+fn check_index(w: &World) {
+    for entry in fs::read_dir(w.path("w/index")).unwrap() {
+        let seen = fs::read(entry.unwrap().path()).unwrap();
+        assert!(seen.len() == content(0, false).len() || seen.len() == content(0, true).len());
+    }
+}
+
 /// Kills the daemon while threads append to lower files, a few at a time at a
 /// random point, until `UNIONBENCH_FUSE_KILLS` copy-ups (60 unless it says
 /// otherwise) have been tried.
-fn killed() {
+fn kill_while_copying(options: &str, more: fn(&World, usize)) {
+    let index = options.contains("index=on");
     let copy_ups = wanted("UNIONBENCH_FUSE_KILLS", 60);
     let mut random = 0x2545_f491_4f6c_dd1d_u64;
     let (mut tried, mut written, mut kept) = (0, 0, 0);
@@ -120,16 +146,19 @@ fn killed() {
         let w = World::new(1);
         for i in 0..FILES {
             fs::write(w.path(&format!("l0/f{i}")), content(i, false)).unwrap();
+            more(&w, i);
         }
         let before = w.lower_trees();
-        let daemon = Daemon::start(&w, ",threads=4", None);
+        let daemon = Daemon::start(&w, &format!("{options},threads=4"), None);
         let writers: Vec<_> = (0..FILES)
             .map(|i| {
                 let path = w.m(&format!("f{i}"));
+                let link = w.m(&format!("h{i}"));
                 std::thread::spawn(move || {
                     // The mount may die under any of these.
                     let opened = OpenOptions::new().append(true).open(path);
                     let _ = opened.and_then(|mut f| f.write_all(b"new"));
+                    let _ = fs::remove_file(link);
                 })
             })
             .collect();
@@ -142,9 +171,18 @@ fn killed() {
         writers.into_iter().for_each(|t| t.join().unwrap());
         let mut w = w;
         assert_eq!(before, w.lower_trees());
+        w.options.index = index;
+        if index && w.path("w/index").exists() {
+            check_index(&w);
+        }
         w.mount();
         for i in 0..FILES {
             let seen = fs::read(w.m(&format!("f{i}"))).unwrap();
+            if index {
+                assert!(fs::read(w.m(&format!("d/g{i}"))).unwrap() == seen, "names of {i} differ");
+                let names = 2 + u64::from(w.m(&format!("h{i}")).exists());
+                assert_eq!(w.m(&format!("f{i}")).metadata().unwrap().nlink(), names);
+            }
             if seen == content(i, true) {
                 written += 1;
             } else {

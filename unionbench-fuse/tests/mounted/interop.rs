@@ -2,7 +2,6 @@
 //! round: both must show the same tree.
 
 use std::fs;
-use std::process::Command;
 
 use crate::world::{World, tree};
 
@@ -11,22 +10,7 @@ pub const ALL: &[(&str, fn())] = &[
     ("union_shows_what_the_kernel_wrote", kernel_then_union),
 ];
 
-fn mount_kernel(w: &World) -> bool {
-    let layers: Vec<_> = w.options.lower.iter().map(|p| p.display().to_string()).collect();
-    let options = format!(
-        "lowerdir={},upperdir={},workdir={},redirect_dir=on,xino=auto",
-        layers.join(":"),
-        w.path("u").display(),
-        w.path("w").display(),
-    );
-    let mut command = Command::new("mount");
-    command.args(["-t", "overlay", "overlay", "-o", &options]).arg(w.path("m"));
-    command.status().is_ok_and(|s| s.success())
-}
-
-fn unmount_kernel(w: &World) {
-    assert!(Command::new("umount").arg(w.path("m")).status().unwrap().success());
-}
+const KERNEL: &str = "redirect_dir=on,xino=auto";
 
 fn fill(w: &World) {
     for layer in 0..3 {
@@ -58,22 +42,22 @@ fn union_then_kernel() {
     work_on(&w);
     let shown = w.merged();
     w.unmount();
-    assert!(mount_kernel(&w), "the kernel refuses what the union wrote");
+    w.mount_kernel(KERNEL).expect("the kernel refuses what the union wrote");
     let kernel = tree(&w.path("m"), false);
-    unmount_kernel(&w);
+    w.unmount_kernel();
     assert_eq!(shown, kernel);
 }
 
 fn kernel_then_union() {
     let mut w = World::new(3);
     fill(&w);
-    if !mount_kernel(&w) {
+    if w.mount_kernel(KERNEL).is_err() {
         println!("skipped: this kernel mounts no overlayfs");
         return;
     }
     work_on(&w);
     let shown = tree(&w.path("m"), false);
-    unmount_kernel(&w);
+    w.unmount_kernel();
     w.mount();
     assert_eq!(shown, w.merged());
     w.unmount();

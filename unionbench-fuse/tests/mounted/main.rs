@@ -10,6 +10,8 @@ mod daemon;
 mod hostile;
 mod interop;
 mod kept;
+mod linked;
+mod linked_kernel;
 mod model;
 mod probed;
 mod world;
@@ -22,7 +24,16 @@ fn main() -> ExitCode {
     if daemon::serve_if_asked() {
         return ExitCode::SUCCESS;
     }
-    let both_ways = [cases::ALL, hostile::ALL, interop::ALL, answers::ALL, kept::ALL, model::ALL];
+    let both_ways = [
+        cases::ALL,
+        hostile::ALL,
+        interop::ALL,
+        answers::ALL,
+        kept::ALL,
+        linked::ALL,
+        linked_kernel::ALL,
+        model::ALL,
+    ];
     let both_ways: Vec<_> = both_ways.into_iter().flatten().collect();
     let one_way = daemon::ALL.iter().chain(probed::ALL);
     // Directories are read at once, or never for the sake of one name.

@@ -7,6 +7,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags, mount as mount_at};
 use unionbench_fuse::{DataMode, MountOptions, Mounted, mount};
 
 /// What a tree shows: path to kind, mode, owner and content.
@@ -73,6 +75,22 @@ impl World {
         self.mounted = Some(mount(&self.options, &self.path("m")).unwrap());
     }
 
+    /// Mounts the same layers by the kernel's overlayfs, with these options.
+    pub fn mount_kernel(&self, more: &str) -> Result<(), Errno> {
+        let lowers: Vec<_> = self.options.lower.iter().map(|l| l.display().to_string()).collect();
+        let mut options = format!("lowerdir={},{more}", lowers.join(":"));
+        if let (Some(upper), Some(work)) = (&self.options.upper, &self.options.work) {
+            options += &format!(",upperdir={},workdir={}", upper.display(), work.display());
+        }
+        let options = std::ffi::CString::new(options).unwrap();
+        let flags = MountFlags::empty();
+        mount_at("overlay", self.path("m"), "overlay", flags, Some(options.as_c_str()))
+    }
+
+    pub fn unmount_kernel(&self) {
+        rustix::mount::unmount(self.path("m"), UnmountFlags::empty()).unwrap();
+    }
+
     pub fn mounted(&self) -> &Mounted {
         self.mounted.as_ref().unwrap()
     }
@@ -93,9 +111,20 @@ impl World {
 /// Runs the case on a mount in each data mode; then no lower layer may have
 /// changed, and a remount must show the same tree with the same inode numbers.
 pub fn check(lowers: usize, fill: impl Fn(&World), case: impl Fn(&World)) {
+    check_with(lowers, |_| {}, fill, case);
+}
+
+/// As [`check`], with further options.
+pub fn check_with(
+    lowers: usize,
+    set: impl Fn(&mut MountOptions),
+    fill: impl Fn(&World),
+    case: impl Fn(&World),
+) {
     for data in [DataMode::Cached, DataMode::Passthrough, DataMode::NoOpen] {
         let mut world = World::new(lowers);
         world.options.data = data;
+        set(&mut world.options);
         fill(&world);
         let before = world.lower_trees();
         world.mount();

@@ -18,7 +18,8 @@ use super::Failure;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Layers and modes: lowerdir=a:b,upperdir=u,workdir=w or dirs=./a=rw:./b=ro
+    /// Layers and modes: lowerdir=a:b,upperdir=u,workdir=w or dirs=./a=rw:./b=ro;
+    /// index=on keeps hard links together; all are in unionbench-fuse/README.md
     #[arg(short = 'o', value_name = "OPTIONS", required = true)]
     options: Vec<String>,
     /// Serve in the foreground; prints `mounted` once the mount can be used

@@ -140,11 +140,12 @@ pub fn run(
     Ok(outcomes)
 }
 
-/// The plan that the suite mounts a kind with: for overlayfs what makes it a
-/// whole file system (rename of directories, hard links, stable numbers).
+/// The plan that the suite mounts a kind with: what makes it a whole file system
+/// (rename of directories, hard links, stable numbers) where that is not usual.
 fn plan_of(kind: &str) -> BackendPlan {
     let options: &[(&str, &str)] = match kind {
         "overlayfs" => &[("redirect_dir", "on"), ("index", "on"), ("xino", "on")],
+        "bundled" => &[("index", "on")],
         _ => &[],
     };
     BackendPlan {
