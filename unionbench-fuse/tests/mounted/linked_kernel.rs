@@ -144,8 +144,8 @@ const DAMAGE: &[(&str, Damage)] = &[
     ("unknown flag", |w, e| w.put(&format!("w/index/{}", altered(e, 3, 0x40)), "")),
     ("other byte order", |w, e| w.put(&format!("w/index/{}", altered(e, 3, 0x01)), "")),
     ("longer than the name", |w, e| w.put(&format!("w/index/{}", altered(e, 2, 0xff)), "")),
-    ("no origin", |w, e| w.put(&format!("w/index/{}", altered(e, 30, 0x77)), "")),
-    ("directory", |w, e| w.mkdir(&format!("w/index/{}", altered(e, 30, 0x77)))),
+    ("no origin", |w, e| w.put(&format!("w/index/{}", altered(e, 25, 0x77)), "")),
+    ("directory", |w, e| w.mkdir(&format!("w/index/{}", altered(e, 25, 0x77)))),
     ("temporary name", |w, _| w.put("w/index/#1", "")),
     ("temporary directory", |w, _| w.put("w/index/#1/in", "")),
     ("whiteout", |_, e| {
@@ -290,6 +290,12 @@ fn answers(w: &mut World, kernel: bool) -> Vec<String> {
 }
 
 fn damaged() {
+    let fresh = World::new(1);
+    if let Err(error) = fresh.mount_kernel(KERNEL) {
+        println!("skipped: this kernel mounts no overlayfs with an index: {error}");
+        return;
+    }
+    fresh.unmount_kernel();
     let mut differences = BTreeSet::new();
     for (name, damage) in DAMAGE {
         let ask = |kernel: bool| {
@@ -307,10 +313,6 @@ fn damaged() {
             answers(&mut w, kernel)
         };
         let (kernel, ours) = (ask(true), ask(false));
-        if *name == "nothing" && kernel.len() == 1 {
-            println!("skipped: this kernel mounts no overlayfs with an index: {kernel:?}");
-            return;
-        }
         for (a, b) in kernel.iter().zip(&ours).filter(|(a, b)| a != b) {
             differences.insert(format!("{name}: kernel {a}, union {b}"));
         }
