@@ -43,13 +43,14 @@ pub struct Thread {
     pub syscall_start_ns: u64,
     /// The number of that call.
     pub syscall: u32,
+    /// The thread's id; zero in a slot that nobody has.
+    pub tid: u32,
     /// Running calls; those past [`MAX_DEPTH`] have no frame.
     pub depth: u32,
     /// Copy-ups among the frames: only within one are its phases told apart
-    /// from other uses of the same functions.
+    /// from other uses of the same functions. It shares a word with `depth`, so
+    /// that the outermost call begins with one store.
     pub copy_ups: u32,
-    /// The thread's id; zero in a slot that nobody has.
-    pub tid: u32,
     pub frames: [Frame; MAX_DEPTH],
 }
 

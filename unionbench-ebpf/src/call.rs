@@ -165,10 +165,11 @@ fn frame(thread: &mut Thread, index: u32) -> &mut Frame {
 #[inline(always)]
 fn push(thread: &mut Thread, operation: Operation, note: u64) {
     let depth = thread.depth;
-    thread.depth += 1;
     if depth == 0 {
         // Also after ends that were missed.
-        thread.copy_ups = 0;
+        (thread.depth, thread.copy_ups) = (1, 0);
+    } else {
+        thread.depth = depth + 1;
     }
     if depth as usize >= MAX_DEPTH {
         count(Counter::LostFrames);
@@ -238,7 +239,8 @@ fn pop(thread: &mut Thread, operation: Operation) -> Option<Frame> {
     }
     let top = *frame(thread, index);
     if top.operation != operation as u32 {
-        return below(thread, operation as u32).then(|| *frame(thread, thread.depth));
+        let mut found = top;
+        return below(thread, operation as u32, &mut found).then_some(found);
     }
     thread.depth = index;
     if is_copy_up(operation as u32) {
@@ -248,13 +250,13 @@ fn pop(thread: &mut Thread, operation: Operation) -> Option<Frame> {
 }
 
 /// Cuts the frames down to the innermost one of an operation, and that one
-/// too; false if there is none. It walks upwards and keeps the last match:
+/// too, and tells it; false if there is none. It walks upwards and keeps the last match:
 /// downwards, the verifier loses the lower bound of the index. Nothing else is
 /// told of a frame here, since the verifier follows every combination of what
 /// the eight may be. A function of its own, as [`crate::maps::thread`] says of
 /// another.
 #[inline(never)]
-fn below(thread: &mut Thread, operation: u32) -> bool {
+fn below(thread: &mut Thread, operation: u32, found: &mut Frame) -> bool {
     const NONE: u32 = MAX_DEPTH as u32;
     let mut depth = NONE;
     for (index, frame) in thread.frames.iter().enumerate() {
@@ -263,6 +265,7 @@ fn below(thread: &mut Thread, operation: u32) -> bool {
         }
         if frame.operation == operation {
             depth = index as u32;
+            *found = *frame;
         }
     }
     if depth == NONE {

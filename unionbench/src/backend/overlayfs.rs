@@ -5,7 +5,6 @@
 //! does not fit the page that mount(2) reads. Where the kernel does not know
 //! `lowerdir+`, the option string is tried, whose length is the limit.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{Backend, BackendError, Call, Request, SOURCE, Union};
@@ -13,7 +12,7 @@ use crate::plan::BackendPlan;
 use crate::record::Availability;
 use crate::sys::Errno;
 use crate::sys::mount::{
-    FsOption, MountFailure, Mounted, mount_by_fsconfig, mount_by_string, mount_in_force,
+    FsOption, MountFailure, Mounted, has_file_system, mount_by_fsconfig, mount_by_string, mount_in_force,
 };
 use crate::sys::namespace::unshare_working_directory;
 
@@ -27,10 +26,7 @@ pub(super) struct Overlayfs;
 
 impl Backend for Overlayfs {
     fn availability(&self) -> Availability {
-        let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
-        if known.lines().any(|line| line.trim_start_matches("nodev").trim() == "overlay")
-            || Path::new("/sys/module/overlay").exists()
-        {
+        if has_file_system("overlay") {
             return Availability::Ok;
         }
         Availability::Unsupported {

@@ -9,6 +9,7 @@ use comfy_table::{ContentArrangement, LineStyle, Table};
 use crate::backend;
 use crate::probe;
 use crate::record::Availability;
+use crate::sys::mount::has_file_system;
 use crate::sys::{caches, namespace};
 
 /// Columns where there is no terminal.
@@ -114,8 +115,7 @@ fn file(what: &str, path: &str, remedy: &str) -> Finding {
 }
 
 fn backing(kind: &str, program: &str, package: &str) -> Finding {
-    let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
-    let in_kernel = known.lines().any(|line| line.trim() == kind);
+    let in_kernel = has_file_system(kind);
     let tool = on_path(program) || Path::new("/sbin").join(program).exists();
     let reason = match (in_kernel, tool) {
         (true, true) => String::new(),

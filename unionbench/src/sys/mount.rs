@@ -55,6 +55,19 @@ impl Drop for Mounted {
     }
 }
 
+/// Whether this kernel has a file system. Asking loads its module, as mounting
+/// it would; who may not mount is told of those that are there already.
+pub fn has_file_system(fs_type: &str) -> bool {
+    fsopen(fs_type, FsOpenFlags::FSOPEN_CLOEXEC).is_ok() || {
+        let registered = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+        is_registered(&registered, fs_type)
+    }
+}
+
+fn is_registered(filesystems: &str, fs_type: &str) -> bool {
+    filesystems.lines().any(|line| line.trim_start_matches("nodev").trim() == fs_type)
+}
+
 /// Mounts through fsopen(2), one option at a time.
 ///
 /// # Errors
@@ -227,5 +240,17 @@ mod tests {
             Some(("overlay".to_owned(), "rw,lowerdir=/l,metacopy=on".to_owned()))
         );
         assert_eq!(parse_mountinfo(TEXT, Path::new("/mnt/a")), None);
+    }
+
+    #[test]
+    fn a_file_system_is_found_among_the_registered_ones() {
+        let registered = "nodev\tsysfs\nnodev\taufs\n\text4\n";
+        assert!(is_registered(registered, "aufs") && is_registered(registered, "ext4"));
+        assert!(!is_registered(registered, "fs") && !is_registered(registered, "nodev"));
+    }
+
+    #[test]
+    fn an_unknown_file_system_is_not_there() {
+        assert!(has_file_system("tmpfs") && !has_file_system("unionbench-none"));
     }
 }
