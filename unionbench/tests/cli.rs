@@ -279,6 +279,21 @@ fn a_missing_scratch_folder_is_named() {
 }
 
 #[test]
+fn a_recording_of_before_is_not_written_over() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("trace.jsonl");
+    fs::write(&path, "kept").expect("room for a test");
+    let output = Command::new(PROGRAM)
+        .args(["trace", "fsync", "--duration", "1ms", "--record"])
+        .arg(&path)
+        .output()
+        .expect("the program starts");
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(stderr(&output).contains("there already"), "{}", stderr(&output));
+    assert_eq!(fs::read_to_string(&path).expect("it is there"), "kept");
+}
+
+#[test]
 fn records_that_cannot_be_read_are_refused_with_their_path() {
     let place = Place::new();
     let path = place.0.path().join("record.json");

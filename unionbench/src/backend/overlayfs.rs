@@ -12,7 +12,8 @@ use crate::plan::BackendPlan;
 use crate::record::Availability;
 use crate::sys::Errno;
 use crate::sys::mount::{
-    FsOption, MountFailure, Mounted, has_file_system, mount_by_fsconfig, mount_by_string, mount_in_force,
+    FsOption, MountFailure, Mounted, has_file_system, mount_by_fsconfig, mount_by_string,
+    mount_in_force,
 };
 use crate::sys::namespace::unshare_working_directory;
 

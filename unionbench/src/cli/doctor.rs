@@ -51,20 +51,21 @@ pub fn run(_: &Args) -> anyhow::Result<ExitCode> {
         };
         findings.push(Finding { what: format!("backend {kind}"), yes, reason });
     }
+    let is_root = entered.as_ref().is_ok_and(|entered| !entered.user_namespace);
     for (kind, program, package) in [
         ("ext4", "mkfs.ext4", "e2fsprogs"),
         ("xfs", "mkfs.xfs", "xfsprogs"),
         ("btrfs", "mkfs.btrfs", "btrfs-progs"),
     ] {
-        findings.push(backing(kind, program, package));
+        findings.push(backing(kind, program, package, is_root));
     }
     findings.push(file(
         "BTF",
         "/sys/kernel/btf/vmlinux",
         "fentry needs a kernel with CONFIG_DEBUG_INFO_BTF",
     ));
-    findings.push(file("loop devices", "/dev/loop-control", "`modprobe loop`"));
-    findings.push(file("FUSE", "/dev/fuse", "`modprobe fuse`"));
+    findings.push(device("loop devices", "/dev/loop-control", "`modprobe loop`"));
+    findings.push(device("FUSE", "/dev/fuse", "`modprobe fuse`"));
     findings.push(refusable(
         "dropping caches",
         caches::can_drop(),
@@ -114,15 +115,29 @@ fn file(what: &str, path: &str, remedy: &str) -> Finding {
     found(what, yes, &if yes { String::new() } else { format!("no {path}: {remedy}") })
 }
 
-fn backing(kind: &str, program: &str, package: &str) -> Finding {
+/// A device that is used by whoever may open it.
+fn device(what: &str, path: &str, remedy: &str) -> Finding {
+    let opened = std::fs::File::options().read(true).write(true).open(path);
+    let reason = match &opened {
+        Ok(_) => String::new(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            format!("no {path}: {remedy}")
+        }
+        Err(error) => format!("cannot open {path}: {error}; run as root"),
+    };
+    Finding { what: what.to_owned(), yes: opened.is_ok(), reason }
+}
+
+fn backing(kind: &str, program: &str, package: &str, is_root: bool) -> Finding {
     let in_kernel = has_file_system(kind);
     let tool = on_path(program) || Path::new("/sbin").join(program).exists();
-    let reason = match (in_kernel, tool) {
-        (true, true) => String::new(),
-        (false, _) => format!("this kernel has no {kind} loaded: `modprobe {kind}`"),
-        (true, false) => format!("no {program}: `apt-get install {package}`"),
+    let reason = match (in_kernel, tool, is_root) {
+        (true, true, true) => String::new(),
+        (false, _, _) => format!("this kernel has no {kind} loaded: `modprobe {kind}`"),
+        (true, false, _) => format!("no {program}: `apt-get install {package}`"),
+        (true, true, false) => "its image is mounted by root alone: run as root".to_owned(),
     };
-    Finding { what: format!("backing {kind}"), yes: in_kernel && tool, reason }
+    Finding { what: format!("backing {kind}"), yes: in_kernel && tool && is_root, reason }
 }
 
 fn print(findings: &[Finding]) {

@@ -101,6 +101,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if args.format == Format::Md && !args.summary {
         return Err(Failure::Usage("events are not printed as md: add --summary".into()).into());
     }
+    if let Some(path) = &args.record {
+        refuse_taken(path)?;
+    }
     let (stop, _listener) = stop_on_signal()?;
     let mut tracer = Tracer::open(&args.filter.request(&args.kinds))?;
     for reason in tracer.unseen() {
@@ -279,6 +282,17 @@ fn csv_line<const N: usize>(
 struct Recording {
     path: PathBuf,
     file: BufWriter<File>,
+}
+
+/// A recording of before is not lost; a pipe or a terminal is taken as it is.
+fn refuse_taken(path: &Path) -> anyhow::Result<()> {
+    let taken = std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() > 0);
+    anyhow::ensure!(
+        !taken,
+        "cannot record to {}: the file is there already; remove it, or give another name",
+        path.display()
+    );
+    Ok(())
 }
 
 impl Recording {

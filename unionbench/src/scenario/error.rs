@@ -90,11 +90,6 @@ const ACCEPTED: &[(&str, &str)] = &[
     ("phase", "at least one [[phase]] table"),
     ("phase.name", "a word of lower-case letters, digits, `-` and `_`, unique"),
     (
-        "phase.workload",
-        "lookup, first-write, delete, readdir, recursive, rename-directory, move-tree, fsync, read, walk, \
-         mount-storm, unmount-dirty, idmap-start, shared-pages, commit or container",
-    ),
-    (
         "phase.volume",
         "none, bind, bind-read-only, bind-file, managed, shared, data-packed, or a list of them",
     ),

@@ -14,6 +14,9 @@ use super::{End, Event, FORMAT, Header, Line};
 /// A line past this is no event: paths end at 4 KiB.
 const LONGEST_LINE: u64 = 1 << 20;
 
+const AFTER_END: &str =
+    "something follows the end, as where two recordings are in one file, which are read apart";
+
 /// Why a recording could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordingError {
@@ -33,7 +36,7 @@ pub enum RecordingError {
         "cannot read the recording {name}: it has format {found} and this unionbench reads {FORMAT}; use the version that wrote it, or a newer one"
     )]
     OtherFormat { name: String, found: u64 },
-    #[error("cannot read line {line} of the recording {name}: {problem}; remove that line")]
+    #[error("cannot read line {line} of the recording {name}: {problem}; remove it")]
     Malformed { name: String, line: u64, problem: String },
 }
 
@@ -168,9 +171,14 @@ impl Recording {
                     self.n_events += 1;
                     return Ok(Some(*event));
                 }
-                Ok(Line::End(end)) => self.ending = Ending::Whole(end),
+                Ok(Line::End(end)) => {
+                    self.ending = Ending::Whole(end);
+                    if self.fill()? && !self.buffer.trim_ascii().is_empty() {
+                        return Err(self.malformed(AFTER_END));
+                    }
+                }
                 Ok(Line::Header(_)) => {
-                    return Err(self.malformed("a second header: two recordings in one file"));
+                    return Err(self.malformed("a second header, as of two recordings in one file"));
                 }
                 // The line that was being written when the recorder ended.
                 Err(_) if !whole && (self.buffer.len() as u64) < LONGEST_LINE => {
@@ -212,6 +220,17 @@ mod tests {
         assert_eq!(events.expect("reads").len(), 3);
         assert!(matches!(recording.ending(), Ending::Whole(end) if end.n_events == 3));
         assert_eq!(recording.n_missing(), 0);
+    }
+
+    #[test]
+    fn a_second_recording_in_the_same_file_is_not_passed_over() {
+        let text = sample::recording(2).repeat(2);
+        let mut recording = read(text.as_bytes()).expect("opens");
+        let error = recording.find_map(Result::err).expect("the second one is refused");
+        assert!(error.to_string().contains("two recordings"), "{error}");
+        // Blank lines are nothing.
+        let blank = sample::recording(2) + "\n\n";
+        assert_eq!(read(blank.as_bytes()).expect("opens").filter(Result::is_ok).count(), 2);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::event::{CopiedBy, Event, Kind, Object, Trigger};
 use super::summary::printable;
-use crate::unit::{Bytes, Nanos};
+use crate::unit::Bytes;
 
 /// The columns of [`csv_row`].
 pub const COLUMNS: [&str; 25] = [
@@ -126,8 +126,10 @@ fn what(event: &Event) -> String {
             }
             _ => {}
         }
-        if let (Some(n), Some(Nanos(ns))) = (event.n_fsyncs.filter(|n| *n > 0), event.fsync_ns) {
-            words.push(format!("{n} fsync {}", Nanos(ns)));
+        match (event.n_fsyncs.filter(|n| *n > 0), event.fsync_ns) {
+            (Some(n), Some(spent)) => words.push(format!("{n} fsync {spent}")),
+            (Some(n), None) => words.push(format!("{n} fsync")),
+            (None, _) => {}
         }
     }
     // aufs makes the object known only after its lookup.
@@ -194,6 +196,7 @@ fn copied_by(by: CopiedBy) -> &'static str {
 mod tests {
     use super::*;
     use crate::trace::Container;
+    use crate::unit::Nanos;
 
     fn event() -> Event {
         Event {

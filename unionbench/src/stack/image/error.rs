@@ -24,7 +24,7 @@ pub enum ImageError {
     Unsupported { what: String, problem: String },
     #[error("cannot choose {wanted}: the image is for {}", there.join(", "))]
     Platform { wanted: String, there: Vec<String> },
-    #[error("cannot choose {wanted:?}: there are {}", there.join(", "))]
+    #[error("cannot choose {wanted:?}: {}", names(there))]
     Name { wanted: String, there: Vec<String> },
     #[error("refused entry {entry:?} of {layer}: {why}")]
     Refused { layer: String, entry: String, why: Refusal },
@@ -36,6 +36,13 @@ pub enum ImageError {
     Target { path: PathBuf, source: io::Error },
     #[error("interrupted")]
     Cancelled,
+}
+
+fn names(there: &[String]) -> String {
+    match there {
+        [] => "the image has no names; leave it out".to_owned(),
+        there => format!("there are {}", there.join(", ")),
+    }
 }
 
 /// What no layer may ask for.

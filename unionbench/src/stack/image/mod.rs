@@ -59,6 +59,11 @@ impl Image {
     /// # Errors
     /// It is not there, damaged, or for no platform like the one asked for.
     pub fn open(reference: &Reference, platform: &Platform) -> Result<Self, ImageError> {
+        let (Reference::Oci { path, .. }
+        | Reference::DockerArchive { path, .. }
+        | Reference::Dir { path }) = reference;
+        std::fs::metadata(path)
+            .map_err(|source| ImageError::Read { path: path.clone(), source })?;
         match reference {
             Reference::Oci { path, name } => layout::open(path, name.as_deref(), platform),
             Reference::DockerArchive { path, name } => archive::open(path, name.as_deref()),

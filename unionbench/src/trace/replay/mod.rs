@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use names::Names;
 
+use super::probes::BUNDLED;
 use super::{Event, Header, Kind, Mount, Object, Trigger, summary};
 use crate::plan::{ListedKind, ListedPlan, ReplayPlan, Replayed};
 use crate::scenario::{MAX_LAYERS, MAX_OPERATIONS};
@@ -48,6 +49,8 @@ pub struct Replay {
     pub operations: Vec<ReplayPlan>,
     /// Directories that lay in the upper layer when the recording began.
     pub up: Vec<String>,
+    /// The backend that the union was.
+    pub backend: &'static str,
     /// Mount options in force that a scenario can give.
     pub options: Vec<(String, Option<String>)>,
     /// What is not as it was.
@@ -277,9 +280,18 @@ impl Gathered {
             files,
             operations,
             up: up.collect(),
+            backend: mounted.map_or("overlayfs", backend),
             options: mounted.map(options).unwrap_or_default(),
             notes,
         })
+    }
+}
+
+fn backend(mount: &Mount) -> &'static str {
+    match mount.file_system.as_str() {
+        "aufs" => "aufs",
+        BUNDLED => "bundled",
+        _ => "overlayfs",
     }
 }
 
@@ -356,6 +368,21 @@ mod tests {
         assert_eq!(found.up, ["b", "b/c"]);
         assert_eq!((found.n_layers, found.files.len()), (3, 3));
         assert!(found.notes.is_empty(), "{:?}", found.notes);
+    }
+
+    #[test]
+    fn the_union_that_was_recorded_is_the_one_measured() {
+        let event = at("/f", Trigger::Chown, Object::File);
+        for (file_system, wanted) in
+            [("overlay", "overlayfs"), ("aufs", "aufs"), ("fuse.unionbench", "bundled")]
+        {
+            let mut header = sample::header();
+            header.mounts[0].file_system = file_system.into();
+            header.mounts[0].device = event.device;
+            let mut gatherer = Gatherer::default();
+            gatherer.add(&event).expect("fits");
+            assert_eq!(gatherer.replay(&header, None).expect("replays").backend, wanted);
+        }
     }
 
     #[test]

@@ -37,7 +37,10 @@ pub(super) fn toml(replay: &Replay, name: &str, backing: &str) -> String {
     // file system itself.
     let size = (room.saturating_mul(4) >> 20) + 256;
     line(format_args!("]\n\n[backing]\nfs = {}\nsize = \"{size}MiB\"\n", quoted(backing)));
-    line(format_args!("[[backend]]\nkind = \"bare\"\n\n[[backend]]\nkind = \"overlayfs\""));
+    line(format_args!(
+        "[[backend]]\nkind = \"bare\"\n\n[[backend]]\nkind = \"{}\"",
+        replay.backend
+    ));
     let options = replay.options.iter().map(|(name, value)| match value {
         Some(value) => format!("{name} = {}", quoted(value)),
         None => format!("{name} = true"),
