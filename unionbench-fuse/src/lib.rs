@@ -5,10 +5,10 @@
 //! operation of [`Union`] (one file per verb: `lookup`, `readdir`, `create`,
 //! `remove`, `rename`, `attr`, `file`, `xattr`), and replies. Operations find
 //! objects by `node` (what the kernel knows) and `index` (what a merged
-//! directory holds), reach the layers through `layer`, and bring lower objects
-//! into the upper layer by `copy_up` (which builds a `twin` first). What names
-//! of hard-linked files share is `hard_links`, kept over a remount by
-//! `inode_index`.
+//! directory holds: read by `merge`, asked for name by name by `probe`), reach
+//! the layers through `layer`, and bring lower objects into the upper layer by
+//! `copy_up` (which builds a `twin` first). What names of hard-linked files
+//! share is `hard_links`, kept over a remount by `inode_index`.
 //!
 //! Locks, in the order they are taken: `Union::tree` (shared by every
 //! operation, exclusive for the rename of a directory, because a node's upper

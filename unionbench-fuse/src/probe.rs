@@ -2,9 +2,9 @@
 //! it.
 //!
 //! A directory of very many names, or of very many layers, is read whole only
-//! once somebody lists it, or once asking for single names has cost as much as
-//! reading it would have: nobody then pays more than twice what the better way
-//! would have cost him. Until then its index is partial: it knows the names that
+//! once somebody lists it, or once asking for single names has cost half of what
+//! reading it will: who asks for many names then pays not much more than that
+//! half in vain, and who asks for few never waits for the reading. Until then its index is partial: it knows the names that
 //! were asked for, and what changes made of them. An answer is the entry that
 //! reading the directory would have given the name, so that nobody else needs
 //! to know which way it came.
@@ -111,7 +111,8 @@ impl Union {
                 weigh(&self.layers[usize::from(place.layer)].dir(&place.path)?)?;
             }
         }
-        let partial = (left >= AT_ONCE).then(|| Partial { left, weighed, ..Partial::default() });
+        let partial =
+            (left >= AT_ONCE).then(|| Partial { left: left / 2, weighed, ..Partial::default() });
         Ok(Plan { partial, devices })
     }
 
@@ -241,7 +242,7 @@ impl Union {
             }
         };
         if self.test_probes.is_none() && !partial.weighed {
-            partial.left += stat_dir(dir)?.st_size as u64 / BYTES;
+            partial.left += stat_dir(dir)?.st_size as u64 / BYTES / 2;
         }
         partial.parts.push(Part { marks, hides_all, exact: false });
         partial.parts.last_mut().ok_or(Errno::IO)
