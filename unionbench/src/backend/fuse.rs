@@ -21,12 +21,16 @@ pub(super) fn availability() -> Availability {
     let device = std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse");
     match device {
         Ok(_) => Availability::Ok,
-        Err(error) => Availability::Unsupported {
-            reason: format!(
-                "/dev/fuse cannot be opened ({error}): load it with `modprobe fuse`, or give \
-                 the container the device"
-            ),
-        },
+        Err(error) => {
+            let remedy = match error.kind() {
+                std::io::ErrorKind::PermissionDenied => {
+                    "run as root, or let this user open it (`chmod a+rw /dev/fuse`)"
+                }
+                _ => "load it with `modprobe fuse`, or give the container the device",
+            };
+            let reason = format!("/dev/fuse cannot be opened ({error}): {remedy}");
+            Availability::Unsupported { reason }
+        }
     }
 }
 

@@ -236,7 +236,7 @@ fn print_kernels(further: &[String]) -> anyhow::Result<()> {
     }
     if kernels.is_empty() {
         println!(
-            "no kernel is at hand; `unionbench lab run --kernel 6.1 -- true` fetches Debian's 6.1"
+            "no kernel is at hand; `unionbench lab run --kernel 6.1 -- unionbench doctor` fetches Debian's 6.1"
         );
     } else {
         println!("{table}");

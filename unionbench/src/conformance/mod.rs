@@ -140,12 +140,22 @@ pub fn run(
     Ok(outcomes)
 }
 
+/// Whether a kernel tells the UUID of any file system, without which the bundled
+/// union refuses an index: from Linux 6.9 on.
+fn tells_uuids(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|n| n.parse().ok());
+    let version: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    version >= (6, 9)
+}
+
 /// The plan that the suite mounts a kind with: what makes it a whole file system
 /// (rename of directories, hard links, stable numbers) where that is not usual.
 fn plan_of(kind: &str) -> BackendPlan {
     let options: &[(&str, &str)] = match kind {
         "overlayfs" => &[("redirect_dir", "on"), ("index", "on"), ("xino", "on")],
-        "bundled" => &[("index", "on")],
+        "bundled" if tells_uuids(&rustix::system::uname().release().to_string_lossy()) => {
+            &[("index", "on")]
+        }
         _ => &[],
     };
     BackendPlan {
@@ -186,5 +196,25 @@ fn judge(kind: &str, case: &'static str, done: Done) -> Verdict {
             Verdict::KnownDifference { reason: known.reason, seen }
         }
         (Err(Mismatch::Differs(seen)), None) => Verdict::Different { seen },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::tells_uuids;
+
+    #[test]
+    fn uuids_are_told_from_6_9_on() {
+        for (release, told) in [
+            ("6.1.0-56-amd64", false),
+            ("6.8.12", false),
+            ("6.9", true),
+            ("6.12.117+deb12-amd64", true),
+            ("7.0-rc1", true),
+            ("5.19.0", false),
+            ("", false),
+        ] {
+            assert_eq!(tells_uuids(release), told, "{release}");
+        }
     }
 }

@@ -28,12 +28,13 @@ const COMPARE: &str = "
     cd \"$HERE\"
     mount -t overlay none \
         -o lowerdir=meta::top::bottom,upperdir=u2,workdir=w2,metacopy=on,redirect_dir=on m2
+    # Without the roots: their upper folders were made one after the other.
     for at in m m2; do
-        (cd $at; find . -printf '%P %y %m %U %G %s %l %T@\\n' | sed 's/ d \\([0-9 ]*\\) [0-9]*  / d \\1 /' | sort
+        (cd $at; find . -mindepth 1 -printf '%P %y %m %U %G %s %l %T@\\n' | sed 's/ d \\([0-9 ]*\\) [0-9]*  / d \\1 /' | sort
          find . -type f | sort | xargs sha256sum) > $at.list
     done
     diff m.list m2.list
-    test $(wc -l < m2.list) -gt 12
+    test $(wc -l < m2.list) -gt 11
     # The first write brings the data up and leaves the layers alone.
     echo more >> m2/d/low
     test \"$(cat m2/d/low)\" = \"$(printf 'low\\nmore')\"

@@ -250,6 +250,11 @@ impl Gathered {
                 self.n_pathless
             ));
         }
+        if mounted.is_some_and(|mount| backend(mount) == "bundled") {
+            notes.push(
+                "removals are left out: whiteouts of a union in user space are not seen".into(),
+            );
+        }
         let mut objects = self.objects.clone();
         let mut operations = self.operations.clone();
         let parent = |path: &str| path.rsplit_once('/').map(|(parent, _)| parent.to_owned());
@@ -381,7 +386,9 @@ mod tests {
             header.mounts[0].device = event.device;
             let mut gatherer = Gatherer::default();
             gatherer.add(&event).expect("fits");
-            assert_eq!(gatherer.replay(&header, None).expect("replays").backend, wanted);
+            let found = gatherer.replay(&header, None).expect("replays");
+            assert_eq!(found.backend, wanted);
+            assert_eq!(found.notes.len(), usize::from(wanted == "bundled"), "{:?}", found.notes);
         }
     }
 
