@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::command::{must_succeed, say};
 
 const BASELINES: &str = "results/baselines";
+const BUDGET: &str = "xtask/gate.toml";
 const KERNELS: [&str; 2] = ["6.1", "6.12"];
 /// Runs that a baseline is made of: they differ in what should not matter, so
 /// that it knows what moves for nothing. Of five some later run in a hundred
@@ -188,7 +189,7 @@ fn judge_one(
     run.args(entry.flags()).args(["--quiet", "--format", "csv", "--results"]).arg(&results);
     must_succeed(run.stdout(Stdio::null()))?;
     let mut gate = unionbench(root, program);
-    gate.arg("gate").arg("--baseline").arg(&baseline).arg(&results);
+    gate.arg("gate").arg("--baseline").arg(&baseline).args(["--budget", BUDGET]).arg(&results);
     // Printed at once, because another kernel's may be judged at the time.
     let output = gate.output().context("cannot start the gate")?;
     print!("{}", String::from_utf8_lossy(&output.stdout));
