@@ -43,7 +43,7 @@ fn programs() -> Result<()> {
         anyhow::bail!(remedy);
     }
     say("installing Chromium and Node for tests of the report's page (about 1 minute)");
-    install_packages(LINE).with_context(|| format!("{remedy}, perhaps after `apt-get update`"))
+    install_packages(LINE).context(remedy)
 }
 
 /// Exactly [`PACKAGES`]; a stamp tells that they are there.

@@ -79,9 +79,8 @@ fn install_debian_toolchain() -> Result<Toolchain> {
     say(
         "no compiler here knows the kernel's target: installing Debian's rustc-web beside yours (about 20 s)",
     );
-    install_packages(DEBIAN_LINE).with_context(|| {
-        format!("cannot install the compiler: try `apt-get update` first, or type {lines}")
-    })?;
+    install_packages(DEBIAN_LINE)
+        .with_context(|| format!("cannot install the compiler: type {lines}"))?;
     toolchain::find()?.with_context(|| {
         format!("the installed compiler does not know bpfel-unknown-none: type {lines}")
     })
@@ -101,9 +100,7 @@ pub fn lab() {
     }
     say("installing QEMU for the lab (about 30 s)");
     if let Err(error) = install_packages(LINE) {
-        say(&format!(
-            "no QEMU for the lab ({error:#}): try `apt-get update` first, or type {LINE}"
-        ));
+        say(&format!("no QEMU for the lab ({error:#}): type {LINE}"));
     }
 }
 
@@ -141,15 +138,24 @@ pub fn prometheus(root: &Path) {
 }
 
 /// Runs the line that a person would type, without questions and without words.
+/// A new machine knows no packages, or only those of the day its image was made:
+/// where the line fails, the list is fetched and the line is tried once more.
 pub fn install_packages(line: &str) -> Result<()> {
     let mut words = line.split(' ');
+    let mut install = Command::new(words.next().unwrap_or("apt-get"));
+    install
+        .args(words)
+        .args(["--yes", "-qq"])
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .stdout(std::process::Stdio::null());
+    if output(&mut install).is_ok() {
+        return Ok(());
+    }
+    say("that needs a newer list of packages: apt-get update (about 10 s)");
     must_succeed(
-        Command::new(words.next().unwrap_or("apt-get"))
-            .args(words)
-            .args(["--yes", "-qq"])
-            .env("DEBIAN_FRONTEND", "noninteractive")
-            .stdout(std::process::Stdio::null()),
-    )
+        Command::new("apt-get").args(["update", "-qq"]).stdout(std::process::Stdio::null()),
+    )?;
+    must_succeed(&mut install)
 }
 
 pub fn running_as_root() -> bool {
