@@ -422,9 +422,10 @@ impl Table {
             let mut shard = self.shard(ino).write();
             let Ok(found) = shard.find_entry(hash(ino), |n| n.ino == ino) else { continue };
             let node = found.get();
-            if let Some(count) = count.take() {
-                let before = node.lookups.load(Ordering::Relaxed);
-                node.lookups.store(before.saturating_sub(count), Ordering::Relaxed);
+            if let Some(count) = count.take().filter(|count| *count > 0) {
+                // References are also taken without the lock.
+                let less = |before: u64| Some(before.saturating_sub(count));
+                let _ = node.lookups.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
             }
             // Under the shard's lock no one can take the last reference up
             // again.

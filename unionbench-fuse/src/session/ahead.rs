@@ -5,10 +5,13 @@
 //! looks at the names that the next reply will hold, on a processor that would
 //! else be idle. One such batch is kept, for the listing that asked last.
 //!
-//! What was read ahead is used only if no request that changes anything was
-//! under way when the reading began, and none has come since ([`Changes`]). A
-//! change that comes later is the kernel's to order: it drops attributes of a
-//! reply whose request it sent before that change ended.
+//! The kernel lets nobody change a directory while it lists it or looks for a
+//! name in it; what is read ahead has no such protection. So it is used only if
+//! no request that changes anything was under way when the reading began, and
+//! none has come since, and the reading ends before such a request is answered
+//! ([`Changes`]): a name's slot may else have become another's. A change that
+//! comes later is the kernel's to order: it drops attributes of a reply whose
+//! request it sent before that change ended.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,13 +33,23 @@ pub(super) type Seen = Result<(Arc<Node>, Stat), Errno>;
 pub(super) struct Changes {
     begun: AtomicU64,
     ended: AtomicU64,
+    /// Held while a name is read ahead.
+    reading: Mutex<()>,
 }
 
 impl Changes {
     /// A change begins; it ends when what is returned is dropped.
     pub(super) fn begin(&self) -> Changing<'_> {
         self.begun.fetch_add(1, Ordering::SeqCst);
+        drop(self.reading.lock());
         Changing(self)
+    }
+
+    /// Reads something ahead, if nothing has changed since the mark; no change
+    /// begins before it is done.
+    fn read<T>(&self, at: u64, read: impl FnOnce() -> T) -> Option<T> {
+        let _reading = self.reading.lock();
+        (self.still() == Some(at)).then(read)
     }
 
     /// A mark of the time, none while something changes.
@@ -202,12 +215,18 @@ impl Desk {
     fn read(&self, ask: &Ask) -> Option<Batch> {
         let at = self.changes.still()?;
         let listed = self.union.list(&ask.dir, ask.offset, ask.count).ok()?;
-        let see = |listed: Listed| {
-            let _tree = self.union.shared();
-            let seen = self.union.child(&ask.dir, &listed.name, &listed.found);
-            (listed, seen)
-        };
-        let names = listed.into_iter().map(see).collect();
+        let mut names = Vec::with_capacity(listed.len());
+        for listed in listed {
+            let child = || {
+                let _tree = self.union.shared();
+                self.union.child(&ask.dir, &listed.name, &listed.found)
+            };
+            let Some(seen) = self.changes.read(at, child) else {
+                release(&self.union, names.into_iter());
+                return None;
+            };
+            names.push((listed, seen));
+        }
         Some(Batch { part: ask.part(), at, names })
     }
 
@@ -242,5 +261,27 @@ mod tests {
         drop(second);
         assert!(changes.still().is_some());
         assert_ne!(changes.still(), before);
+    }
+
+    #[test]
+    fn nothing_is_read_ahead_beside_a_change() {
+        let changes = Changes::default();
+        let at = changes.still().unwrap();
+        assert_eq!(changes.read(at, || 1), Some(1));
+        let change = changes.begin();
+        assert_eq!(changes.read(at, || 1), None);
+        drop(change);
+        assert_eq!(changes.read(at, || 1), None);
+        let at = changes.still().unwrap();
+        std::thread::scope(|scope| {
+            let read = changes.read(at, || {
+                let begun = scope.spawn(|| drop(changes.begin()));
+                while changes.still().is_some() {
+                    std::thread::yield_now();
+                }
+                assert!(!begun.is_finished(), "a change waits for what is being read");
+            });
+            assert_eq!(read, Some(()));
+        });
     }
 }
