@@ -10,12 +10,17 @@
 //! The other threads stay away from the device, since each request would wake
 //! one of them.
 //!
+//! The scheduler may move the caller all the same. Then each request takes
+//! several times as long to come, which the near thread notices: after
+//! [`FAR_IN_A_ROW`] such it looks where the caller is, and follows.
+//!
 //! A thread in the idle class starves beside other work. A thread of the usual
-//! class therefore looks every [`LOOK`]: a near thread that answered
-//! few requests since the last look, whatever the cause (no more callers, one
-//! long request, a processor busy with others), gets its class back and all
-//! threads serve again. How long they then do so doubles each time that the
-//! near thread did not last.
+//! class therefore looks every [`LOOK`]: a near thread that answered few
+//! requests since the last look, and is not waiting for one (one long request, a
+//! processor busy with others), gets its class back and all threads serve
+//! again. How long they then do so doubles each time that the near thread did
+//! not last. For want of requests it ends after [`IDLE_LOOKS`] only, and that
+//! does not count against it, since nobody waits then.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -29,15 +34,27 @@ use crate::counters::Counters;
 use crate::sys::probe_points::take_request;
 use crate::sys::schedule::{self, Thread};
 
-/// Requests in a row of one caller before a thread goes near it.
-const STREAK: u32 = 32;
+/// Requests in a row of one caller before a thread goes near it. Each of them
+/// costs as much as several answered near, and to go near costs about one.
+const STREAK: u32 = 4;
 /// How often the near thread is looked after.
 const LOOK: Duration = Duration::from_millis(2);
-/// Fewer answers than this between two looks end it.
+/// Fewer answers than this between two looks end it if it is not that nobody
+/// asked.
 const LEAST: u64 = 8;
-/// Changes of caller, one taken off by each [`STREAK`] requests without, that
+/// So many looks in a row without a request end it.
+const IDLE_LOOKS: u32 = 10;
+/// Changes of caller, one taken off by each [`CALM`] requests without, that
 /// end it.
 const STRANGERS: u32 = 4;
+const CALM: u32 = 32;
+/// A caller on the same processor asks again sooner than this, unless it does
+/// something else meanwhile; from another one it takes three times as long.
+const FAR: Duration = Duration::from_micros(25);
+const FAR_IN_A_ROW: u32 = 2;
+/// Where the caller is, is not looked up again sooner than this; twice as long
+/// each time that it had not moved, up to [`LOOK`].
+const FIRST_WAIT: Duration = Duration::from_micros(200);
 /// A near thread that lasted this long was worth it.
 const WORTH_IT: Duration = Duration::from_millis(50);
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -55,9 +72,71 @@ pub(super) struct Turns {
     streak: AtomicU32,
     strangers: AtomicU32,
     near: AtomicI32,
+    /// The near thread has a request to answer.
+    serving: AtomicBool,
+    distance: Distance,
     state: Mutex<State>,
     /// `state` has changed.
     changed: Condvar,
+}
+
+/// What the near thread notices of where its caller is. Nobody else uses it.
+#[derive(Debug)]
+struct Distance {
+    start: Instant,
+    /// When the last answer was given, in nanoseconds since `start`.
+    answered: AtomicU64,
+    /// Requests in a row that took long to come.
+    far: AtomicU32,
+    /// When to look for the caller at the earliest, and how long to wait after
+    /// that.
+    look_at: AtomicU64,
+    wait: AtomicU64,
+}
+
+impl Distance {
+    fn new() -> Self {
+        Self {
+            start: Instant::now(),
+            answered: AtomicU64::new(0),
+            far: AtomicU32::new(0),
+            look_at: AtomicU64::new(0),
+            wait: AtomicU64::new(FIRST_WAIT.as_nanos() as u64),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        self.start.elapsed().as_nanos() as u64
+    }
+
+    /// An answer was given.
+    fn answer(&self) {
+        self.answered.store(self.now(), Ordering::Relaxed);
+    }
+
+    /// A request has come; true if the caller seems to be far away.
+    fn request(&self) -> bool {
+        let now = self.now();
+        if now - self.answered.load(Ordering::Relaxed) < FAR.as_nanos() as u64 {
+            self.far.store(0, Ordering::Relaxed);
+            return false;
+        }
+        let far = self.far.fetch_add(1, Ordering::Relaxed) + 1;
+        far >= FAR_IN_A_ROW && now >= self.look_at.load(Ordering::Relaxed)
+    }
+
+    /// The caller was looked for, and had moved or not.
+    fn looked(&self, moved: bool) {
+        let first = FIRST_WAIT.as_nanos() as u64;
+        let wait = if moved {
+            first
+        } else {
+            (self.wait.load(Ordering::Relaxed) * 2).min(LOOK.as_nanos() as u64)
+        };
+        self.wait.store(wait, Ordering::Relaxed);
+        self.look_at.store(self.now() + wait, Ordering::Relaxed);
+        self.far.store(0, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug)]
@@ -100,6 +179,8 @@ impl Turns {
             streak: AtomicU32::new(0),
             strangers: AtomicU32::new(0),
             near: AtomicI32::new(0),
+            serving: AtomicBool::new(false),
+            distance: Distance::new(),
             state: Mutex::new(State {
                 near: None,
                 over: false,
@@ -114,7 +195,28 @@ impl Turns {
     pub(super) fn take(&self, request: &Request) -> Turn<'_> {
         take_request(request.unique().0);
         Counters::add(&self.counters.requests, 1);
-        Turn { turns: self, caller: request.pid() }
+        let caller = request.pid();
+        if self.is_own_turn() {
+            self.serving.store(true, Ordering::Relaxed);
+            if caller != 0 && self.distance.request() {
+                self.follow(caller);
+            }
+        }
+        Turn { turns: self, caller }
+    }
+
+    /// True in the near thread.
+    fn is_own_turn(&self) -> bool {
+        self.is_near.load(Ordering::Acquire)
+            && self.near.load(Ordering::Relaxed) == schedule::own_number()
+    }
+
+    /// Moves the near thread, which is the calling one, to where its caller is.
+    fn follow(&self, caller: u32) {
+        let Some(mut state) = self.state.try_lock() else { return };
+        let Some(near) = &mut state.near else { return };
+        let at = schedule::processor_of(caller);
+        self.distance.looked(at.is_some_and(|at| near.thread.follow_to(at)));
     }
 
     fn answered(&self, caller: u32) {
@@ -133,13 +235,17 @@ impl Turns {
             }
         } else if self.near.load(Ordering::Relaxed) != schedule::own_number() {
             self.stay_away();
-        } else if !same {
-            if self.strangers.fetch_add(1, Ordering::Relaxed) >= STRANGERS {
-                self.spread(&mut self.state.lock());
+        } else {
+            self.serving.store(false, Ordering::Relaxed);
+            self.distance.answer();
+            if !same {
+                if self.strangers.fetch_add(1, Ordering::Relaxed) >= STRANGERS {
+                    self.spread(&mut self.state.lock(), true);
+                }
+            } else if streak.is_multiple_of(CALM) {
+                let strangers = self.strangers.load(Ordering::Relaxed);
+                self.strangers.store(strangers.saturating_sub(1), Ordering::Relaxed);
             }
-        } else if streak.is_multiple_of(STREAK) {
-            let strangers = self.strangers.load(Ordering::Relaxed);
-            self.strangers.store(strangers.saturating_sub(1), Ordering::Relaxed);
         }
     }
 
@@ -158,22 +264,24 @@ impl Turns {
         }
         self.near.store(thread.number(), Ordering::Relaxed);
         self.strangers.store(0, Ordering::Relaxed);
+        self.serving.store(false, Ordering::Relaxed);
         state.near = Some(Near { thread, since: now });
         self.is_near.store(true, Ordering::Release);
         self.changed.notify_all();
     }
 
-    /// Ends the near thread's time.
-    fn spread(&self, state: &mut State) {
+    /// Ends the near thread's time, which was a mistake if it is so soon and
+    /// callers had to wait for it.
+    fn spread(&self, state: &mut State, waited: bool) {
         let Some(near) = state.near.take() else { return };
         near.thread.come_back();
         let now = Instant::now();
-        state.pause = if now - near.since >= WORTH_IT {
+        state.pause = if !waited || now - near.since >= WORTH_IT {
             FIRST_PAUSE
         } else {
             (state.pause * 2).min(LONGEST_PAUSE)
         };
-        state.not_before = now + state.pause;
+        state.not_before = if waited { now + state.pause } else { now };
         self.streak.store(0, Ordering::Relaxed);
         self.is_near.store(false, Ordering::Release);
         self.changed.notify_all();
@@ -190,21 +298,28 @@ impl Turns {
     /// Looks after near threads until the session is over.
     fn watch(&self) {
         let mut state = self.state.lock();
+        let mut idle_looks = 0;
         while !state.over {
             let Some(near) = &state.near else {
                 self.changed.wait(&mut state);
+                idle_looks = 0;
                 continue;
             };
             let (since, seen) = (near.since, self.answered.load(Ordering::Relaxed));
             self.changed.wait_for(&mut state, LOOK);
-            let Some(near) = &mut state.near else { continue };
+            let Some(near) = &state.near else { continue };
             if near.since != since {
                 continue;
             }
-            if self.answered.load(Ordering::Relaxed) - seen < LEAST {
-                self.spread(&mut state);
-            } else if let Some(at) = schedule::processor_of(self.caller.load(Ordering::Relaxed)) {
-                near.thread.follow_to(at);
+            let answers = self.answered.load(Ordering::Relaxed) - seen;
+            if answers >= LEAST {
+                idle_looks = 0;
+                continue;
+            }
+            let idle = !self.serving.load(Ordering::Relaxed) && near.thread.is_asleep();
+            idle_looks = if idle && answers == 0 { idle_looks + 1 } else { 0 };
+            if !idle || idle_looks == IDLE_LOOKS {
+                self.spread(&mut state, !idle);
             }
         }
     }
@@ -242,7 +357,7 @@ impl Deref for Watched {
 impl Drop for Watched {
     fn drop(&mut self) {
         let mut state = self.0.state.lock();
-        self.0.spread(&mut state);
+        self.0.spread(&mut state, false);
         state.over = true;
         self.0.changed.notify_all();
     }

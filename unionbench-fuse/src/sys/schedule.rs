@@ -21,15 +21,15 @@ pub(crate) fn own_number() -> i32 {
 /// The processor a thread of any process ran on last.
 pub(crate) fn processor_of(thread: u32) -> Option<usize> {
     let stat = std::fs::read(format!("/proc/{thread}/stat")).ok()?;
-    processor_in(&stat)
+    field(&stat, 39)?.parse().ok()
 }
 
-/// Field 39 of `/proc/PID/stat` (proc_pid_stat(5)); the second field, a name in
-/// parentheses, may hold anything.
-fn processor_in(stat: &[u8]) -> Option<usize> {
+/// A field, from the third on, of `/proc/PID/stat` (proc_pid_stat(5)); the
+/// second, a name in parentheses, may hold anything.
+fn field(stat: &[u8], number: usize) -> Option<&str> {
     let end = stat.iter().rposition(|b| *b == b')')?;
     let rest = std::str::from_utf8(&stat[end + 1..]).ok()?;
-    rest.split_ascii_whitespace().nth(39 - 3)?.parse().ok()
+    rest.split_ascii_whitespace().nth(number - 3)
 }
 
 impl Thread {
@@ -61,20 +61,29 @@ impl Thread {
         Ok(())
     }
 
-    /// Moves the thread to a processor, if it may use it.
-    pub(crate) fn follow_to(&mut self, processor: usize) {
+    /// True if the thread waits for something, neither running nor wanting to.
+    pub(crate) fn is_asleep(&self) -> bool {
+        let stat = std::fs::read(format!("/proc/self/task/{}/stat", self.number()));
+        stat.is_ok_and(|stat| field(&stat, 3) == Some("S"))
+    }
+
+    /// Moves the thread to a processor, if it may use it; true if it was
+    /// elsewhere.
+    pub(crate) fn follow_to(&mut self, processor: usize) -> bool {
         let allowed = self
             .usual
             .as_ref()
             .is_some_and(|usual| processor < CpuSet::MAX_CPU && usual.is_set(processor));
         if self.at == Some(processor) || !allowed {
-            return;
+            return false;
         }
         let mut one = CpuSet::new();
         one.set(processor);
-        if sched_setaffinity(Some(self.id), &one).is_ok() {
+        let moved = sched_setaffinity(Some(self.id), &one).is_ok();
+        if moved {
             self.at = Some(processor);
         }
+        moved
     }
 
     /// Gives the thread its class and its processors back.
@@ -104,16 +113,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_processor_is_found_behind_any_name() {
+    fn a_field_is_found_behind_any_name() {
         let fields: Vec<String> = (3..=52).map(|n| n.to_string()).collect();
         let stat = format!("17 (a ) b) {}\n", fields.join(" "));
-        assert_eq!(processor_in(stat.as_bytes()), Some(39));
-        assert_eq!(processor_in(b"17 (a) S 1"), None);
+        assert_eq!(
+            (field(stat.as_bytes(), 3), field(stat.as_bytes(), 39)),
+            (Some("3"), Some("39"))
+        );
+        assert_eq!(field(b"17 (a) S 1", 39), None);
     }
 
     #[test]
     fn a_thread_runs_somewhere() {
         assert!(processor_of(own_number() as u32).is_some());
         assert_eq!(processor_of(0), None);
+        assert!(!Thread::current().is_asleep());
     }
 }
