@@ -8,11 +8,12 @@
 //! Without opens (`data=noopen`) the same table holds one handle for each file
 //! that was read or written lately.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
+use hashbrown::HashMap;
 use parking_lot::Mutex;
 use rustix::fs::OFlags;
 use rustix::io::Errno;

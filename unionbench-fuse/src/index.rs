@@ -9,13 +9,13 @@
 //! A slot takes 16 bytes, its name lies in one text shared by all; only
 //! directories that merge lower layers have a list of these beside.
 
-use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::hash::BuildHasher;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
-use hashbrown::{DefaultHashBuilder, HashTable};
+use hashbrown::hash_table::Entry as Place;
+use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
 use rustix::fs::FileType;
 
 use crate::probe::Partial;
@@ -202,10 +202,22 @@ impl Index {
 
     /// Adds the name, or takes the slot of the one there is.
     pub(crate) fn put(&mut self, name: &OsStr, new: New) -> u32 {
-        let slot = match self.find(name) {
-            Some(slot) => slot,
-            None => self.add(name),
-        };
+        let (slot, _) = self.take(name);
+        self.fill(slot, name, new);
+        slot
+    }
+
+    /// Adds the name, unless there is one: then the slot of that.
+    pub(crate) fn put_if_absent(&mut self, name: &OsStr, new: New) -> Result<u32, u32> {
+        let (slot, is_new) = self.take(name);
+        if !is_new {
+            return Err(slot);
+        }
+        self.fill(slot, name, new);
+        Ok(slot)
+    }
+
+    fn fill(&mut self, slot: u32, name: &OsStr, new: New) {
         let kept = &mut self.slots[slot as usize];
         let was_shown = matches!(kept.what(), Some(What::Object(_)));
         (kept.ino, kept.layer, kept.bits) = (new.ino, new.layer, bits(new.what, new.below));
@@ -215,11 +227,27 @@ impl Index {
         if let Some(partial) = &mut self.partial {
             partial.absent.remove(name);
         }
-        slot
     }
 
-    fn add(&mut self, name: &OsStr) -> u32 {
+    /// The slot of the name, and true if it had none before.
+    fn take(&mut self, name: &OsStr) -> (u32, bool) {
         let name = name.as_bytes();
+        let (slots, names, hasher) = (&self.slots, &self.names, &self.hasher);
+        let bytes = |slot: &u32| {
+            let kept = &slots[*slot as usize];
+            let at = kept.name_at as usize;
+            &names[at..at + usize::from(kept.name_len)]
+        };
+        let same = |slot: &u32| bytes(slot) == name;
+        let rehash = |slot: &u32| hasher.hash_one(bytes(slot));
+        let slot = match self.by_name.entry(hasher.hash_one(name), same, rehash) {
+            Place::Occupied(known) => return (*known.get(), false),
+            Place::Vacant(place) => {
+                let slot = self.free.pop().unwrap_or(slots.len() as u32);
+                place.insert(slot);
+                slot
+            }
+        };
         let empty = Slot {
             ino: 0,
             name_at: self.names.len() as u32,
@@ -228,24 +256,11 @@ impl Index {
             bits: FREE,
         };
         self.names.extend_from_slice(name);
-        let slot = match self.free.pop() {
-            Some(slot) => {
-                self.slots[slot as usize] = empty;
-                slot
-            }
-            None => {
-                self.slots.push(empty);
-                (self.slots.len() - 1) as u32
-            }
-        };
-        let (slots, names, hasher) = (&self.slots, &self.names, &self.hasher);
-        let hash = |slot: &u32| {
-            let kept = &slots[*slot as usize];
-            let at = kept.name_at as usize;
-            hasher.hash_one(&names[at..at + usize::from(kept.name_len)])
-        };
-        self.by_name.insert_unique(hasher.hash_one(name), slot, hash);
-        slot
+        match self.slots.get_mut(slot as usize) {
+            Some(free) => *free = empty,
+            None => self.slots.push(empty),
+        }
+        (slot, true)
     }
 
     /// Records that a lower layer has a part of the directory in `slot`.

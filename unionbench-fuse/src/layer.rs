@@ -13,13 +13,13 @@
 //! to mean another directory only by a rename or a removal in the upper layer,
 //! which therefore drop what is kept.
 
-use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
+use hashbrown::HashMap;
 use parking_lot::Mutex;
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Stat, XattrFlags};
 use rustix::io::Errno;
@@ -35,7 +35,8 @@ pub(crate) struct Layer {
     root: OwnedFd,
     /// The private mount, which lives as long as this descriptor.
     _mount: Option<OwnedFd>,
-    kept: Mutex<HashMap<Box<Path>, Arc<OwnedFd>>>,
+    /// By their paths' bytes, which are hashed faster than paths.
+    kept: Mutex<HashMap<Box<OsStr>, Arc<OwnedFd>>>,
     keep: usize,
     /// That of its file system.
     uuid: [u8; 16],
@@ -85,7 +86,7 @@ impl Layer {
         if path.as_os_str().is_empty() {
             return Ok(Dir::Borrowed(self.root.as_fd()));
         }
-        if let Some(fd) = self.kept.lock().get(path) {
+        if let Some(fd) = self.kept.lock().get(path.as_os_str()) {
             return Ok(Dir::Kept(fd.clone()));
         }
         let fd = Arc::new(open_dir(self.root.as_fd(), path)?);
@@ -93,13 +94,13 @@ impl Layer {
         if kept.len() >= self.keep {
             kept.clear();
         }
-        kept.insert(path.into(), fd.clone());
+        kept.insert(path.as_os_str().into(), fd.clone());
         Ok(Dir::Kept(fd))
     }
 
     /// Forgets the directory that was at `path`.
     pub(crate) fn drop_dir(&self, path: &Path) {
-        self.kept.lock().remove(path);
+        self.kept.lock().remove(path.as_os_str());
     }
 
     /// Forgets every directory, since a rename may have moved whole trees.

@@ -31,13 +31,9 @@ impl Found {
     /// None for a whiteout.
     pub(crate) fn of(index: &Index, entry: &Entry<'_>) -> Option<Self> {
         let What::Object(kind) = entry.what else { return None };
-        Some(Self {
-            slot: entry.slot,
-            kind,
-            layer: entry.layer,
-            ino: entry.ino,
-            dirs: index.dirs(entry.slot).to_vec(),
-        })
+        let is_dir = kind == FileType::Directory;
+        let dirs = if is_dir { index.dirs(entry.slot).to_vec() } else { Vec::new() };
+        Some(Self { slot: entry.slot, kind, layer: entry.layer, ino: entry.ino, dirs })
     }
 }
 

@@ -192,13 +192,17 @@ impl Union {
 fn merge(index: &mut Index, listed: &Listed<'_>, hidden: &mut Hidden) {
     let Listed { name, kind, layer, ino, lower } = *listed;
     let is_dir = kind == FileType::Directory;
-    let Some((slot, what, settled)) = index.get(name).map(|e| (e.slot, e.what, e.settled)) else {
-        let slot = index.put(name, New { what: What::Object(kind), layer, ino, below: lower });
-        if lower && is_dir {
-            index.add_dir(slot, layer);
+    let new = New { what: What::Object(kind), layer, ino, below: lower };
+    let slot = match index.put_if_absent(name, new) {
+        Ok(slot) => {
+            if lower && is_dir {
+                index.add_dir(slot, layer);
+            }
+            return;
         }
-        return;
+        Err(slot) => slot,
     };
+    let Some((what, settled)) = index.entry(slot).map(|e| (e.what, e.settled)) else { return };
     if !lower || settled {
         return;
     }

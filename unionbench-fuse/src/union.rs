@@ -156,6 +156,8 @@ pub struct Union {
     /// Devices in the order seen; a device's place goes into the top bits of
     /// its inode numbers, so that numbers of two file systems never meet.
     devices: RwLock<Vec<u64>>,
+    /// The first of them, 0 before it is known: that of nearly every object.
+    first_device: AtomicU64,
     twins: AtomicU64,
     pub(crate) whiteout_ready: AtomicBool,
     pub(crate) without_opens: AtomicBool,
@@ -216,6 +218,7 @@ impl Union {
             nodes,
             tree: RwLock::new(()),
             devices: RwLock::new(Vec::new()),
+            first_device: AtomicU64::new(0),
             twins: AtomicU64::new(0),
             whiteout_ready: AtomicBool::new(false),
             without_opens: AtomicBool::new(false),
@@ -260,18 +263,29 @@ impl Union {
 
     /// The union's number for an object of a layer.
     pub(crate) fn number(&self, device: u64, ino: u64) -> u64 {
-        let known = self.devices.read().iter().position(|d| *d == device);
-        let place = known.unwrap_or_else(|| {
-            let mut devices = self.devices.write();
-            devices.iter().position(|d| *d == device).unwrap_or_else(|| {
-                devices.push(device);
-                devices.len() - 1
-            })
-        });
+        let place = if device == self.first_device.load(Ordering::Relaxed) {
+            0
+        } else {
+            self.device_place(device)
+        };
         let ino = ino ^ ((place as u64) << 56);
         // Number 1 is the root's in the protocol; a layer object that has it
         // (a mount inside a layer) moves out of the way.
         if ino == ROOT { 1 << 55 | ROOT } else { ino }
+    }
+
+    fn device_place(&self, device: u64) -> usize {
+        if let Some(known) = self.devices.read().iter().position(|d| *d == device) {
+            return known;
+        }
+        let mut devices = self.devices.write();
+        devices.iter().position(|d| *d == device).unwrap_or_else(|| {
+            if devices.is_empty() {
+                self.first_device.store(device, Ordering::Relaxed);
+            }
+            devices.push(device);
+            devices.len() - 1
+        })
     }
 
     /// A number that no object of a layer has.
