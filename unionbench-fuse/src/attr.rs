@@ -122,12 +122,15 @@ impl Union {
 
     /// Flushes the upper part of a directory; lower parts never change.
     pub(crate) fn sync_dir(&self, node: &Node) -> Result<(), Errno> {
-        let _tree = self.shared();
-        if !node.in_upper() {
-            return Ok(());
-        }
-        let path = node.upper_path().ok_or(Errno::NOENT)?;
-        rustix::fs::fsync(self.upper(&path)?.open(OFlags::RDONLY | OFlags::DIRECTORY)?)
+        let dir = {
+            let _tree = self.shared();
+            if !node.in_upper() {
+                return Ok(());
+            }
+            let path = node.upper_path().ok_or(Errno::NOENT)?;
+            self.upper(&path)?.open(OFlags::RDONLY | OFlags::DIRECTORY)?
+        };
+        rustix::fs::fsync(dir)
     }
 }
 

@@ -250,6 +250,7 @@ impl Union {
                     None => from.open(OFlags::RDONLY)?,
                 };
                 let len = if let Data::UpTo(len) = data { len.min(size) } else { size };
+                let _long = self.tree.long();
                 work.copy(&source, twin.fd(), len)?;
             }
             let at = At::of_fd(twin.fd().as_fd());
@@ -258,6 +259,7 @@ impl Union {
             }
             self.copy_attributes(model, &at, true)?;
             if !self.volatile && size > 0 && data != Data::None {
+                let _long = self.tree.long();
                 work.sync(twin.fd())?;
             }
             Ok(())
@@ -314,6 +316,7 @@ impl Union {
         let target = at.open(OFlags::RDWR)?;
         let size = stat.st_size as u64;
         let len = if let Data::UpTo(len) = data { len.min(size) } else { size };
+        let _long = self.tree.long();
         work.copy(&source, &target, len)?;
         if !self.volatile {
             work.sync(&target)?;

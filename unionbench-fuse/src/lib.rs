@@ -11,8 +11,8 @@
 //! share is `hard_links`, kept over a remount by `inode_index`.
 //!
 //! Locks, in the order they are taken: `Union::tree` (shared by every
-//! operation, exclusive for the rename of a directory, because a node's upper
-//! path is the chain of its parents' names), a node's `copying`, a directory's
+//! operation, alone for a rename, because a node's upper path is the chain of
+//! its parents' names), a node's `copying`, a directory's
 //! `index`, a node's `state`. The kernel holds the parent's own lock during
 //! every operation that changes a directory, so two changes of one directory
 //! never meet here.
@@ -42,6 +42,7 @@ mod remove;
 mod rename;
 mod session;
 mod sys;
+mod tree;
 mod twin;
 mod union;
 mod whiteout;

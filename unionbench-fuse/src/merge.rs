@@ -93,6 +93,7 @@ impl Union {
     /// parts, if they are known.
     fn read_into(&self, dir: &Node, index: &mut Index, devices: &[u64]) -> Result<(), Errno> {
         Counters::add(&self.counters.directories_indexed, 1);
+        let _long = self.tree.long();
         let (upper, lowers) = {
             let state = dir.state.lock();
             (state.upper, state.below.places().to_vec())

@@ -47,7 +47,7 @@ impl Union {
         }
         let exchange = flags.contains(RenameFlags::EXCHANGE);
         let moves_dirs = self.prepare(from, to, flags)?;
-        let _tree = self.tree.write();
+        let _tree = self.tree.alone();
         if moves_dirs {
             self.layers[0].drop_dirs();
         }

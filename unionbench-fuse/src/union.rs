@@ -15,6 +15,7 @@ use crate::inode_index::InodeIndex;
 use crate::layer::{At, Dir, Layer};
 use crate::node::{Node, ROOT, State, Table};
 use crate::options::{MountOptions, OptionsError};
+use crate::tree::Tree;
 use crate::work::{check_apart, may_trust, prepare};
 
 /// Why a union could not be set up.
@@ -151,8 +152,7 @@ pub struct Union {
     /// None unless mounted with `index=on`.
     pub(crate) inode_index: Option<InodeIndex>,
     pub(crate) nodes: Table,
-    /// Shared by every operation, exclusive for a rename.
-    pub(crate) tree: RwLock<()>,
+    pub(crate) tree: Tree,
     /// Devices in the order seen; a device's place goes into the top bits of
     /// its inode numbers, so that numbers of two file systems never meet.
     devices: RwLock<Vec<u64>>,
@@ -216,7 +216,7 @@ impl Union {
             test_probes: options.test_probes,
             inode_index: None,
             nodes,
-            tree: RwLock::new(()),
+            tree: Tree::default(),
             devices: RwLock::new(Vec::new()),
             first_device: AtomicU64::new(0),
             twins: AtomicU64::new(0),
@@ -244,7 +244,7 @@ impl Union {
     }
 
     pub(crate) fn shared(&self) -> RwLockReadGuard<'_, ()> {
-        self.tree.read()
+        self.tree.shared()
     }
 
     pub(crate) fn check_writable(&self) -> Result<(), Errno> {
