@@ -14,7 +14,7 @@ use rustix::fs::{FallocateFlags, FileType, OFlags, RenameFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::convert::{attr, code, decode_device, kind_of, timespec};
-use super::serving::{BATCH, FOREVER, Fs, maker, reply_empty, reply_xattr, unknown};
+use super::serving::{BATCH, FOREVER, Fs, cached_file, maker, reply_empty, reply_xattr, unknown};
 use crate::attr::Change;
 use crate::counters::Counters;
 use crate::create::Make;
@@ -226,7 +226,7 @@ impl Filesystem for Fs {
         let fh = FileHandle(self.handles.add(handle));
         match backing {
             Some(id) => reply.opened_passthrough(fh, FopenFlags::empty(), &id),
-            None => reply.opened(fh, FopenFlags::FOPEN_KEEP_CACHE),
+            None => reply.opened(fh, cached_file()),
         }
     }
 
@@ -257,7 +257,6 @@ impl Filesystem for Fs {
         };
         self.union.nodes.hold(&node);
         let (generation, attr) = (Generation(node.generation.into()), attr(&stat));
-        let keep = FopenFlags::FOPEN_KEEP_CACHE;
         let mut handle = Handle::new(node, OFlags::RDWR, fd);
         handle.backing = self.backing(&handle, |fd| reply.open_backing(fd));
         let backing = handle.backing.clone();
@@ -267,7 +266,7 @@ impl Filesystem for Fs {
                 let none = FopenFlags::empty();
                 reply.created_passthrough(&FOREVER, &attr, generation, fh, none, &id);
             }
-            None => reply.created(&FOREVER, &attr, generation, fh, keep),
+            None => reply.created(&FOREVER, &attr, generation, fh, cached_file()),
         }
     }
 

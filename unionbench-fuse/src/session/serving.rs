@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fuser::{
-    BackingId, FileAttr, FileHandle, FileType as Kind, Generation, INodeNo, InitFlags,
+    BackingId, FileAttr, FileHandle, FileType as Kind, FopenFlags, Generation, INodeNo, InitFlags,
     KernelConfig, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyXattr, Request,
 };
 use rustix::fs::{OFlags, Stat};
@@ -27,6 +27,13 @@ use crate::union::Union;
 /// Nothing but this mount changes what it shows, so the kernel may keep what
 /// it was told.
 pub(super) const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
+
+/// What the kernel may do with a file that it reads and writes through its page
+/// cache: keep what it cached before, and spare itself the flush at each close,
+/// since no writes are held back.
+pub(super) fn cached_file() -> FopenFlags {
+    FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH
+}
 
 /// How many names one listing step takes from the index.
 pub(super) const BATCH: usize = 256;

@@ -43,7 +43,7 @@ const LOOK: Duration = Duration::from_millis(2);
 /// asked.
 const LEAST: u64 = 8;
 /// So many looks in a row without a request end it.
-const IDLE_LOOKS: u32 = 10;
+const IDLE_LOOKS: u32 = 3;
 /// Changes of caller, one taken off by each [`CALM`] requests without, that
 /// end it.
 const STRANGERS: u32 = 4;

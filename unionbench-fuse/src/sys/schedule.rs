@@ -54,11 +54,17 @@ impl Thread {
         std::thread::spawn(move || probe().is_ok()).join().unwrap_or(false)
     }
 
-    /// Puts the thread into the idle class, on one processor that it may use.
+    /// Puts the thread on one processor, if it may use it, and into the idle
+    /// class: last, since in that class it may wait long for a busy processor.
     pub(crate) fn go_idle(&mut self, processor: usize) -> Result<(), Errno> {
-        self.set_class(libc::SCHED_IDLE)?;
         self.follow_to(processor);
-        Ok(())
+        let done = self.set_class(libc::SCHED_IDLE);
+        if done.is_err()
+            && let Some(usual) = &self.usual
+        {
+            let _ = sched_setaffinity(Some(self.id), usual);
+        }
+        done
     }
 
     /// True if the thread waits for something, neither running nor wanting to.

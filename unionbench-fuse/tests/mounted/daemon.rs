@@ -17,7 +17,6 @@ pub const ALL: &[(&str, fn())] = &[
     ("a_signal_unmounts_and_leaves_nothing", signalled),
     ("a_busy_mount_is_taken_out_of_sight_by_a_signal", signalled_while_busy),
     ("many_threads_hammer_one_directory", hammered),
-    ("a_lone_caller_is_answered_nearby_and_only_while_it_asks", near),
     ("many_known_files_take_little_memory", memory),
     ("more_files_can_be_open_than_descriptors", many_open),
 ];
@@ -41,12 +40,12 @@ pub fn serve_if_asked() -> bool {
     true
 }
 
-struct Daemon {
-    child: Child,
+pub struct Daemon {
+    pub child: Child,
 }
 
 impl Daemon {
-    fn start(w: &World, more: &str, limit: Option<u64>) -> Self {
+    pub fn start(w: &World, more: &str, limit: Option<u64>) -> Self {
         let lower: Vec<_> = w.options.lower.iter().map(|p| p.display().to_string()).collect();
         let probes = w.options.test_probes.map(|n| format!(",test_probes={n}")).unwrap_or_default();
         let asked = format!(
@@ -82,7 +81,7 @@ impl Daemon {
     }
 
     /// Asks the process to end and waits until it has.
-    fn end(mut self) {
+    pub fn end(mut self) {
         self.signal(rustix::process::Signal::TERM);
         assert!(self.child.wait().unwrap().success());
     }
@@ -282,51 +281,6 @@ fn hammered() {
     w.mount();
     assert_eq!(shown, w.merged());
     w.unmount();
-}
-
-/// Threads of the daemon that are in the scheduler's idle class now (field 41
-/// of `/proc/PID/stat`, SCHED_IDLE is 5).
-fn idle_class(daemon: &Daemon) -> usize {
-    let tasks = fs::read_dir(format!("/proc/{}/task", daemon.child.id())).unwrap();
-    let class = |task: std::io::Result<fs::DirEntry>| {
-        let stat = fs::read_to_string(task.ok()?.path().join("stat")).ok()?;
-        stat.rsplit(')').next()?.split_whitespace().nth(41 - 3)?.parse::<u32>().ok()
-    };
-    tasks.filter_map(class).filter(|class| *class == 5).count()
-}
-
-/// One thread goes near a caller that asks alone, and goes back as soon as it
-/// asks no more, or others ask too.
-fn near() {
-    if std::thread::available_parallelism().unwrap().get() == 1 {
-        return;
-    }
-    let w = World::new(1);
-    w.put("l0/f", "x");
-    let until = |mut done: Box<dyn FnMut() -> bool + '_>| {
-        let start = Instant::now();
-        while !done() {
-            assert!(start.elapsed() < Duration::from_secs(60), "nothing changes");
-        }
-    };
-    for option in ["", ",near=off"] {
-        let daemon = Daemon::start(&w, option, None);
-        // Each name is asked for once, so each is a request.
-        let ask = |i: u32| assert!(!w.m(&format!("absent{i}")).exists());
-        let mut next = 0;
-        let mut ask_many = |n| (0..n).for_each(|_| (next += 1, ask(next)).1);
-        if option.is_empty() {
-            until(Box::new(|| {
-                ask_many(40);
-                idle_class(&daemon) == 1
-            }));
-            until(Box::new(|| idle_class(&daemon) == 0));
-        } else {
-            ask_many(1000);
-            assert_eq!(idle_class(&daemon), 0);
-        }
-        daemon.end();
-    }
 }
 
 /// Looks at 20,000 files (`UNIONBENCH_FUSE_KNOWN`) until the kernel knows all,
