@@ -14,7 +14,7 @@
 //! request it sent before that change ended.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use parking_lot::{Condvar, Mutex};
@@ -33,15 +33,21 @@ pub(super) type Seen = Result<(Arc<Node>, Stat), Errno>;
 pub(super) struct Changes {
     begun: AtomicU64,
     ended: AtomicU64,
-    /// Held while a name is read ahead.
+    /// Held while a name is read ahead, and whether it is held for that: so that
+    /// changes do not meet at it while nothing is read.
     reading: Mutex<()>,
+    is_reading: AtomicBool,
 }
 
 impl Changes {
     /// A change begins; it ends when what is returned is dropped.
     pub(super) fn begin(&self) -> Changing<'_> {
         self.begun.fetch_add(1, Ordering::SeqCst);
-        drop(self.reading.lock());
+        // Either the reader sees that this change has begun, or this change sees
+        // the reader.
+        if self.is_reading.load(Ordering::SeqCst) {
+            drop(self.reading.lock());
+        }
         Changing(self)
     }
 
@@ -49,7 +55,10 @@ impl Changes {
     /// begins before it is done.
     fn read<T>(&self, at: u64, read: impl FnOnce() -> T) -> Option<T> {
         let _reading = self.reading.lock();
-        (self.still() == Some(at)).then(read)
+        self.is_reading.store(true, Ordering::SeqCst);
+        let read = (self.still() == Some(at)).then(read);
+        self.is_reading.store(false, Ordering::SeqCst);
+        read
     }
 
     /// A mark of the time, none while something changes.

@@ -117,7 +117,7 @@ impl Distance {
     /// A request has come; true if the caller seems to be far away.
     fn request(&self) -> bool {
         let now = self.now();
-        if now - self.answered.load(Ordering::Relaxed) < FAR.as_nanos() as u64 {
+        if now.saturating_sub(self.answered.load(Ordering::Relaxed)) < FAR.as_nanos() as u64 {
             self.far.store(0, Ordering::Relaxed);
             return false;
         }
