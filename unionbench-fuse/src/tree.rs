@@ -5,16 +5,19 @@
 //! for long (a copy-up of a large file, the reading of a huge directory): one
 //! rename would then stop the whole mount until that is done. So whoever shares
 //! the lock goes past one who waits for it alone, unless that one has waited for
-//! [`PATIENCE`] and nobody holds it for long: then it was a crowd of short
-//! operations, of which the next have to wait.
+//! [`PATIENCE`] and nobody holds it for long, or [`ROUNDS`] times as long: then
+//! it was a crowd of short operations, or one of long ones, of which the next
+//! have to wait.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// How long one who wants the tree alone lets others go first.
 const PATIENCE: Duration = Duration::from_millis(5);
+/// How often it does so while something takes long: for a second.
+const ROUNDS: u32 = 200;
 
 /// The lock.
 #[derive(Debug, Default)]
@@ -22,8 +25,8 @@ pub(crate) struct Tree {
     lock: RwLock<()>,
     /// Operations that share it and take long.
     long: AtomicUsize,
-    /// Somebody has waited long enough.
-    urgent: AtomicBool,
+    /// How many have waited long enough.
+    urgent: AtomicUsize,
 }
 
 /// Says, until it is dropped, that an operation takes long.
@@ -39,7 +42,7 @@ impl Drop for Long<'_> {
 impl Tree {
     /// Shares the tree: no directory on the way to a name moves meanwhile.
     pub(crate) fn shared(&self) -> RwLockReadGuard<'_, ()> {
-        if self.urgent.load(Ordering::Relaxed) {
+        if self.urgent.load(Ordering::Relaxed) > 0 {
             self.lock.read()
         } else {
             self.lock.read_recursive()
@@ -54,22 +57,24 @@ impl Tree {
 
     /// Takes the tree alone.
     pub(crate) fn alone(&self) -> RwLockWriteGuard<'_, ()> {
-        loop {
+        for _ in 0..ROUNDS {
             if let Some(alone) = self.lock.try_write_for(PATIENCE) {
                 return alone;
             }
             if self.long.load(Ordering::Relaxed) == 0 {
-                self.urgent.store(true, Ordering::Relaxed);
-                let alone = self.lock.write();
-                self.urgent.store(false, Ordering::Relaxed);
-                return alone;
+                break;
             }
         }
+        self.urgent.fetch_add(1, Ordering::Relaxed);
+        let alone = self.lock.write();
+        self.urgent.fetch_sub(1, Ordering::Relaxed);
+        alone
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
     use std::sync::mpsc;
 
     use super::*;
@@ -108,7 +113,16 @@ mod tests {
     }
 
     #[test]
-    fn a_crowd_does_not_keep_one_waiting_for_ever() {
+    fn a_crowd_of_short_operations_does_not_keep_one_waiting_for_ever() {
+        crowd(false);
+    }
+
+    #[test]
+    fn a_crowd_of_long_operations_does_not_keep_one_waiting_for_ever() {
+        crowd(true);
+    }
+
+    fn crowd(long: bool) {
         let tree = &Tree::default();
         let over = &AtomicBool::new(false);
         let entered = &[AtomicUsize::new(0), AtomicUsize::new(0)];
@@ -118,11 +132,12 @@ mod tests {
             for (me, other) in [(0, 1), (1, 0)] {
                 scope.spawn(move || {
                     while !over.load(Ordering::SeqCst) {
-                        let shared = tree.shared();
+                        let shared = (long.then(|| tree.long()), tree.shared());
                         let before = count(other);
                         entered[me].fetch_add(1, Ordering::SeqCst);
-                        let may_stay =
-                            || !over.load(Ordering::SeqCst) && !tree.urgent.load(Ordering::SeqCst);
+                        let may_stay = || {
+                            !over.load(Ordering::SeqCst) && tree.urgent.load(Ordering::SeqCst) == 0
+                        };
                         while count(other) == before && may_stay() {
                             std::thread::yield_now();
                         }
