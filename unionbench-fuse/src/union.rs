@@ -49,6 +49,19 @@ pub enum MountError {
         "cannot use workdir {0:?}: another mount uses it; unmount that first or name another folder"
     )]
     Busy(PathBuf),
+    /// The kernel's overlayfs writes through that folder.
+    #[error(
+        "cannot use {path:?}: the overlayfs at {mount:?} uses it; unmount that first or name another folder"
+    )]
+    InUse {
+        /// The upper or the work folder.
+        path: PathBuf,
+        /// Where the overlayfs is mounted.
+        mount: PathBuf,
+        /// As the kernel says it.
+        #[source]
+        source: Errno,
+    },
     /// Objects cannot be renamed from work to upper.
     #[error(
         "cannot use workdir {work:?} with upperdir {upper:?}: put both on the same file system"

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
+use crate::in_use;
 use crate::options::MountOptions;
 use crate::union::MountError;
 
@@ -104,6 +105,7 @@ pub(crate) fn prepare(
         let folder = if inner.is_dir() { inner.as_path() } else { work };
         return rustix::fs::open(folder, flags, Mode::empty()).map_err(failed);
     }
+    in_use::refuse(upper, work)?;
     if !inner.exists() {
         std::fs::create_dir(&inner).map_err(io)?;
     }

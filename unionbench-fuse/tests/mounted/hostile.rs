@@ -33,6 +33,7 @@ pub const ALL: &[(&str, fn())] = &[
     ("an_upper_layer_may_lie_in_a_lower_one", upper_in_lower),
     ("a_full_upper_layer_keeps_the_old_file", full_upper),
     ("a_second_mount_of_a_work_folder_is_refused", busy_work),
+    ("a_work_folder_of_the_kernels_is_refused", busy_by_kernel),
     ("an_acl_is_kept_and_given_on", acl),
     ("an_unlinked_lower_file_can_still_change", unlinked_lower_changes),
 ];
@@ -454,6 +455,43 @@ fn busy_work() {
     let second = unionbench_fuse::mount(&w.options, &w.path("m2")).unwrap_err().to_string();
     assert!(second.contains("another mount uses it"), "{second}");
     w.unmount();
+    w.mount();
+    w.unmount();
+}
+
+fn busy_by_kernel() {
+    let refused = |w: &World| {
+        let error = unionbench_fuse::mount(&w.options, &w.path("m2")).unwrap_err();
+        let source = std::error::Error::source(&error).and_then(|s| s.downcast_ref::<Errno>());
+        assert_eq!(source, Some(&Errno::BUSY));
+        let told = error.to_string();
+        let at = format!("{:?}", w.path("m"));
+        assert!(told.contains(&at) && told.contains("uses it; unmount that"), "{told}");
+    };
+    let mut w = World::new(1);
+    for folder in ["m2", "u2", "w2"] {
+        w.mkdir(folder);
+    }
+    if let Err(error) = w.mount_kernel("index=off") {
+        println!("skipped: this kernel mounts no overlayfs: {error}");
+        return;
+    }
+    refused(&w);
+    // The same upper folder with another work folder, and the reverse.
+    w.options.work = Some(w.path("w2"));
+    refused(&w);
+    let upper = w.options.upper.replace(w.path("u2"));
+    w.options.work = Some(w.path("w"));
+    refused(&w);
+    // Reading is no harm, nor are folders of its own.
+    w.options.read_only = true;
+    unionbench_fuse::mount(&w.options, &w.path("m2")).unwrap().unmount().unwrap();
+    w.options.read_only = false;
+    w.options.work = Some(w.path("w2"));
+    unionbench_fuse::mount(&w.options, &w.path("m2")).unwrap().unmount().unwrap();
+    w.unmount_kernel();
+    w.options.upper = upper;
+    w.options.work = Some(w.path("w"));
     w.mount();
     w.unmount();
 }
