@@ -187,6 +187,9 @@ impl Union {
         };
         let above = At { dir: to.dir.clone(), name: Path::new("") };
         let parent_times = above.stat()?;
+        if indexed.is_none() {
+            self.mark_impure(&alias.parent, &above)?;
+        }
         match node.kind {
             FileType::RegularFile => {
                 let twin = self.copy_file(node, &model, data, work)?;

@@ -155,6 +155,10 @@ impl Union {
         self.copy_up(parent, Data::All)?;
         let _copying = node.copying.lock();
         self.before_names_change(node)?;
+        let other = node.state.lock().aliases.all().first().map(|alias| alias.parent.clone());
+        if let Some(other) = other {
+            self.hand_on_impure(&other, parent)?;
+        }
         let spot = self.spot(node)?;
         let from = spot.at(self)?;
         let path = join(&parent.upper_path().ok_or(Errno::NOENT)?, name);

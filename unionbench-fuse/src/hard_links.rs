@@ -204,6 +204,7 @@ impl Union {
         let to = self.upper(&path)?;
         let above = At { dir: to.dir.clone(), name: Path::new("") };
         let parent_times = above.stat()?;
+        self.mark_impure(&alias.parent, &above)?;
         self.store_nlink(node, Relative::Lower)?;
         self.spot(node)?.at(self)?.link(&to)?;
         above.set_times(&times_of(&parent_times))?;

@@ -26,6 +26,7 @@ mod data;
 mod file;
 mod handle;
 mod hard_links;
+mod impure;
 mod in_use;
 mod index;
 mod inode_index;

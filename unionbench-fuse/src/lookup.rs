@@ -179,14 +179,18 @@ impl Union {
         if names.is_empty() {
             return Ok((own, stat, state));
         }
-        if may_be_metacopy(&stat) && self.is_metacopy(&at, &names)? {
-            let data = self.metacopy_data(parent, name, 0, &at, &names)?;
-            (state.metacopy, state.below) = (true, Below::of(vec![data]));
-        }
         let kind = FileType::from_raw_mode(stat.st_mode);
         let mark = self.read_mark(&at, &names, "origin")?;
         let origin = mark.as_deref().and_then(|mark| self.origin_of(mark));
         let known = origin.filter(|(_, lower)| FileType::from_raw_mode(lower.st_mode) == kind);
+        if may_be_metacopy(&stat) && self.is_metacopy(&at, &names)? {
+            // With an index the kernel verifies that the attributes are those of
+            // the data (Linux 6.18, `ovl_lookup`).
+            let verified = known.as_ref().filter(|_| self.inode_index.is_some());
+            let origin = verified.map(|(_, lower)| lower);
+            let data = self.metacopy_data(parent, name, 0, &at, &names, origin)?;
+            (state.metacopy, state.below) = (true, Below::of(vec![data]));
+        }
         if let Some((mark, lower)) = &known
             && let Some(indexed) = self.indexed_upper(&stat, mark, lower)?
         {

@@ -37,6 +37,8 @@ pub(crate) enum Opaque {
 pub(crate) struct DirMarks {
     pub(crate) opaque: Opaque,
     pub(crate) redirect: Option<PathBuf>,
+    /// Objects with an origin may be in it.
+    pub(crate) impure: bool,
 }
 
 impl Union {
@@ -101,7 +103,8 @@ impl Union {
             Some(b"x") => Opaque::MayHoldMarks,
             _ => Opaque::No,
         };
-        Ok(DirMarks { opaque, redirect: self.redirect(&at, &names)? })
+        let impure = has(&names, self.mark("impure").as_bytes());
+        Ok(DirMarks { opaque, redirect: self.redirect(&at, &names)?, impure })
     }
 
     /// The redirect mark. A damaged one gives the kernel's errno (Linux 6.18):

@@ -154,6 +154,8 @@ pub(crate) struct State {
     /// The object was made here and has been given no attribute since, so it
     /// has no capability, for which the kernel asks before the first write.
     pub(crate) no_capability: bool,
+    /// A directory of the upper layer that is marked impure.
+    pub(crate) impure: bool,
 }
 
 /// One object of the union.

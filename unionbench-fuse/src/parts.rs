@@ -40,12 +40,14 @@ impl Union {
         let mut lowers: Vec<Place> = Vec::new();
         let mut stop = false;
         let mut stat = None;
+        let mut impure = false;
         if upper {
             let path = join(&parent.upper_path().ok_or(Errno::NOENT)?, name);
             let dir = self.layers[0].dir(&path)?;
             let marks = self.dir_marks(&dir)?;
             stop = marks.opaque == Opaque::Yes;
             redirect = marks.redirect;
+            impure = marks.impure;
             stat = Some(stat_dir(&dir)?);
         }
         for layer in u16::from(self.has_upper)..self.n_merged {
@@ -95,7 +97,7 @@ impl Union {
         }
         let stat = stat.ok_or(Errno::NOENT)?;
         let ino = self.number(stat.st_dev, stat.st_ino);
-        Ok((ino, stat, State { upper, below: Below::of(lowers), ..State::default() }))
+        Ok((ino, stat, State { upper, impure, below: Below::of(lowers), ..State::default() }))
     }
 
     /// Walks to an object of a layer, name by name, as the kernel does
@@ -149,13 +151,14 @@ impl Union {
         if !self.is_metacopy(at, &names)? {
             return Ok(None);
         }
-        let data = self.metacopy_data(parent, name, layer, at, &names)?;
+        let data = self.metacopy_data(parent, name, layer, at, &names, None)?;
         let dir = parent.part(layer).ok_or(Errno::NOENT)?;
         Ok(Some(vec![data, Place { layer, path: Arc::from(join(&dir, name)) }]))
     }
 
     /// The first file with data below a metacopy, by its redirect if it has
-    /// one; data-only layers are reached by absolute redirects alone.
+    /// one; data-only layers are reached by absolute redirects alone. If `origin`
+    /// is given, the first lower file must be that one (`ESTALE`).
     pub(crate) fn metacopy_data(
         &self,
         parent: &Arc<Node>,
@@ -163,6 +166,7 @@ impl Union {
         layer: u16,
         at: &At<'_>,
         names: &[u8],
+        mut origin: Option<&Stat>,
     ) -> Result<Place, Errno> {
         let mut target =
             self.redirect(at, names)?.unwrap_or_else(|| PathBuf::from(name.to_owned()));
@@ -190,6 +194,11 @@ impl Union {
             };
             if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
                 break;
+            }
+            let other =
+                |origin: &Stat| (origin.st_dev, origin.st_ino) != (stat.st_dev, stat.st_ino);
+            if origin.take().filter(|_| !data_only).is_some_and(other) {
+                return Err(Errno::STALE);
             }
             let names = at.xattr_names()?;
             if data_only || !self.is_metacopy(&at, &names)? {

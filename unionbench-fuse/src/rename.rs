@@ -54,9 +54,11 @@ impl Union {
         let moved = self.victim(from.parent, from.name)?;
         let (target, to_below) = self.target(to)?;
         self.mark_moved(&moved.node, to_below)?;
+        self.hand_on_impure(from.parent, to.parent)?;
         match target {
             Target::Object(target) if exchange => {
                 self.mark_moved(&target.node, moved.below)?;
+                self.hand_on_impure(to.parent, from.parent)?;
                 self.upper(&path_of(from)?)?
                     .rename_with(&self.upper(&path_of(to)?)?, RenameFlags::EXCHANGE)?;
                 moved.node.forget_alias(from.parent, moved.slot);

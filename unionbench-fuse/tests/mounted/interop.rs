@@ -2,6 +2,8 @@
 //! round: both must show the same tree.
 
 use std::fs;
+use std::os::unix::fs::{DirEntryExt, MetadataExt};
+use std::path::Path;
 
 use crate::world::{World, tree};
 
@@ -33,6 +35,24 @@ fn work_on(w: &World) {
     fs::rename(w.m("d0/f"), w.m("d0/f2")).unwrap();
     fs::hard_link(w.m("d0/g"), w.m("d0/g2")).unwrap();
     std::os::unix::fs::symlink("f2", w.m("d0/link")).unwrap();
+    // What was copied up comes into directories that were made here.
+    fs::create_dir_all(w.m("made/deep")).unwrap();
+    fs::create_dir(w.m("linked")).unwrap();
+    fs::rename(w.m("all/g2"), w.m("made/g2")).unwrap();
+    fs::rename(w.m("all/d1"), w.m("made/deep/d1")).unwrap();
+    fs::hard_link(w.m("d0/h"), w.m("linked/h")).unwrap();
+}
+
+/// Every number that a listing tells is that of the object.
+fn listed_numbers_are_those_of_objects(root: &Path) {
+    let mut left = vec![root.to_path_buf()];
+    while let Some(dir) = left.pop() {
+        for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
+            let found = entry.path().symlink_metadata().unwrap();
+            assert_eq!(entry.ino(), found.ino(), "{}", entry.path().display());
+            left.extend(found.is_dir().then(|| entry.path()));
+        }
+    }
 }
 
 fn union_then_kernel() {
@@ -43,6 +63,7 @@ fn union_then_kernel() {
     let shown = w.merged();
     w.unmount();
     w.mount_kernel(KERNEL).expect("the kernel refuses what the union wrote");
+    listed_numbers_are_those_of_objects(&w.path("m"));
     let kernel = tree(&w.path("m"), false);
     w.unmount_kernel();
     assert_eq!(shown, kernel);
@@ -59,6 +80,7 @@ fn kernel_then_union() {
     let shown = tree(&w.path("m"), false);
     w.unmount_kernel();
     w.mount();
+    listed_numbers_are_those_of_objects(&w.path("m"));
     assert_eq!(shown, w.merged());
     w.unmount();
 }

@@ -16,6 +16,7 @@ use crate::world::{World, names, set_mark};
 pub const ALL: &[(&str, fn())] = &[
     ("hard_links_are_those_of_the_kernel_step_by_step", alike),
     ("damaged_indexes_are_answered_as_the_kernel_does", damaged),
+    ("metacopies_of_other_files_are_answered_as_the_kernel_does", other_origins),
 ];
 
 const KERNEL: &str = "index=on,redirect_dir=on,xino=auto";
@@ -321,4 +322,93 @@ fn damaged() {
         }
     }
     assert!(differences.is_empty(), "{differences:#?}");
+}
+
+/// What is done to the layers below a metacopy `d/f` of a file in `l1`.
+const STRANGE: &[(&str, fn(&World))] = &[
+    ("nothing", |_| {}),
+    ("another under its name", |w| {
+        fs::rename(w.path("l1/d/f"), w.path("l1/d/g")).unwrap();
+        w.put("l1/d/f", "others");
+    }),
+    ("another instead of it", |w| {
+        fs::remove_file(w.path("l1/d/f")).unwrap();
+        w.put("l1/d/f", "others");
+    }),
+    ("another in a layer above", |w| w.put("l0/d/f", "other")),
+    ("nothing under its name", |w| {
+        fs::rename(w.path("l1/d/f"), w.path("l1/d/g")).unwrap();
+    }),
+    ("a directory under its name", |w| {
+        fs::rename(w.path("l1/d/f"), w.path("l1/d/g")).unwrap();
+        w.mkdir("l1/d/f");
+    }),
+    ("no origin, another above", |w| {
+        rustix::fs::lremovexattr(w.path("u/d/f"), "trusted.overlay.origin").unwrap();
+        w.put("l0/d/f", "others");
+    }),
+    ("junk for an origin, another above", |w| {
+        set_mark(&w.path("u/d/f"), "trusted.overlay.origin", b"junk");
+        w.put("l0/d/f", "others");
+    }),
+    ("the origin of a directory, another above", |w| {
+        let origin = mark(&w.path("u/d"), "trusted.overlay.origin");
+        set_mark(&w.path("u/d/f"), "trusted.overlay.origin", &origin);
+        w.put("l0/d/f", "others");
+    }),
+    ("a metacopy between", |w| {
+        w.put("l0/d/f", "nodata");
+        set_mark(&w.path("l0/d/f"), "trusted.overlay.metacopy", b"");
+    }),
+    ("another by its redirect", |w| {
+        set_mark(&w.path("u/d/f"), "trusted.overlay.redirect", b"/d/h");
+    }),
+    ("a copy of it under another name", |w| {
+        let mut copy = std::process::Command::new("cp");
+        copy.arg("-a").args(["u/d/f", "u/d/h"].map(|name| w.path(name)));
+        assert!(copy.status().unwrap().success());
+    }),
+];
+
+fn other_origins() {
+    let mut n_stale = 0;
+    for index in [false, true] {
+        for (name, change) in STRANGE {
+            let ask = |kernel: bool| {
+                let mut w = World::new(2);
+                w.put("l1/d/f", "lowers");
+                w.put("l1/d/h", "second");
+                (w.options.index, w.options.metacopy) = (index, true);
+                w.mount();
+                fs::set_permissions(w.m("d/f"), fs::Permissions::from_mode(0o600)).unwrap();
+                w.unmount();
+                change(&w);
+                if kernel {
+                    let index = if index { "on" } else { "off" };
+                    w.mount_kernel(&format!("index={index},redirect_dir=on,metacopy=on"))?;
+                } else {
+                    w.mount();
+                }
+                let read = |name| fs::read_to_string(w.m(name));
+                let heard = ["d/f", "d/h"].map(|n| read(n).map_err(|e| Errno::from_io_error(&e)));
+                if kernel {
+                    w.unmount_kernel()
+                } else {
+                    w.unmount()
+                }
+                Ok::<_, Errno>(heard)
+            };
+            let kernel = match ask(true) {
+                Ok(heard) => heard,
+                Err(error) => {
+                    println!("skipped: this kernel mounts no overlayfs with an index: {error}");
+                    return;
+                }
+            };
+            assert_eq!(ask(false).unwrap(), kernel, "{name}, index {index}");
+            let stale = |heard: &&Result<String, Option<Errno>>| **heard == Err(Some(Errno::STALE));
+            n_stale += kernel.iter().filter(stale).count();
+        }
+    }
+    assert!(n_stale >= 4, "the kernel refused {n_stale} alone");
 }
