@@ -8,6 +8,7 @@
 //! are the kernel's (Linux 6.18, `ovl_get_indexdir`, `ovl_verify_index`), so
 //! each mounts what the other left, and refuses what the other refuses.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -16,6 +17,7 @@ use rustix::io::Errno;
 
 use crate::hard_links::nlink_of;
 use crate::layer::{At, Dir, Layer};
+use crate::marks::{TRUSTED, USER};
 use crate::options::MountOptions;
 use crate::origin;
 use crate::sys::handle;
@@ -98,8 +100,8 @@ impl InodeIndex {
             }
         }
         for name in names {
-            let failed = |source| MountError::Index { path: path.join(&name), source };
             let at = self.entry(&name);
+            let failed = |source| refused(union, &at, path.join(&name), source);
             match self.judge(union, &at).map_err(failed)? {
                 Entry::Stays => {}
                 Entry::Goes => clear_twin(&at).map_err(failed)?,
@@ -140,6 +142,20 @@ impl InodeIndex {
         let nlink = counted.and_then(|m| nlink_of(&m, stat.st_nlink as _, lower.st_nlink as _));
         Ok(if nlink.is_some() { Entry::Stays } else { Entry::Goes })
     }
+}
+
+/// Why an entry cannot be judged. One that was written with marks of the other
+/// prefix has none under this mount's, and is not damaged.
+fn refused(union: &Union, at: &At<'_>, path: PathBuf, source: Errno) -> MountError {
+    let (other, written) = match union.userxattr {
+        true => (TRUSTED, "without userxattr"),
+        false => (USER, "with userxattr"),
+    };
+    let has_other = || at.xattr(OsStr::new(&format!("{other}origin"))).is_ok_and(|m| m.is_some());
+    if source == Errno::NODATA && has_other() {
+        return MountError::OtherMarks { path, written, source };
+    }
+    MountError::Index { path, source }
 }
 
 /// Handles are what the index is made of, so each layer must give and take

@@ -125,6 +125,19 @@ pub enum MountError {
         #[source]
         source: Errno,
     },
+    /// The marks of an entry of the index lie under the other prefix.
+    #[error(
+        "cannot use index entry {path:?}: it was written {written}; mount {written}, or with index=off"
+    )]
+    OtherMarks {
+        /// The entry.
+        path: PathBuf,
+        /// By which mount.
+        written: &'static str,
+        /// As the kernel says it.
+        #[source]
+        source: Errno,
+    },
     /// More layers than can be numbered.
     #[error("cannot stack {0} lower layers: use at most 65000")]
     TooMany(usize),

@@ -25,6 +25,7 @@ pub const ALL: &[(&str, fn())] = &[
     ("hard_links_of_symlinks_and_pipes_stay_together", special),
     ("the_index_is_cleaned_of_what_is_left_over", cleaned),
     ("an_index_of_other_layers_is_refused", other_layers),
+    ("an_index_with_marks_of_the_other_prefix_is_refused_with_advice", other_prefix),
     ("an_index_is_refused_where_handles_cannot_be_opened", no_handles),
     ("a_read_only_mount_reads_the_index_and_leaves_it", read_only),
     ("user_attributes_keep_an_index_too", with_userxattr),
@@ -282,6 +283,25 @@ pub fn mark(path: &Path, name: &str) -> Vec<u8> {
 
 pub fn refusal(w: &World) -> Result<(), MountError> {
     unionbench_fuse::mount(&w.options, &w.path("m")).map(|m| m.unmount().unwrap())
+}
+
+fn other_prefix() {
+    for made in [false, true] {
+        let mut w = World::new(1);
+        (w.options.index, w.options.userxattr) = (true, made);
+        linked(&w, "l0", &["b", "c"]);
+        w.mount();
+        fs::write(w.m("a"), "new").unwrap();
+        w.unmount();
+        w.options.userxattr = !made;
+        let error = refusal(&w).unwrap_err();
+        let written = if made { "mount with userxattr" } else { "mount without userxattr" };
+        assert!(error.to_string().contains(written), "{error}");
+        assert!(!error.to_string().contains("damaged"), "{error}");
+        assert!(matches!(error, MountError::OtherMarks { source: Errno::NODATA, .. }), "{error}");
+        w.options.userxattr = made;
+        refusal(&w).unwrap();
+    }
 }
 
 fn other_layers() {

@@ -324,8 +324,10 @@ fn damaged() {
     assert!(differences.is_empty(), "{differences:#?}");
 }
 
+type Change = fn(&World);
+
 /// What is done to the layers below a metacopy `d/f` of a file in `l1`.
-const STRANGE: &[(&str, fn(&World))] = &[
+const STRANGE: &[(&str, Change)] = &[
     ("nothing", |_| {}),
     ("another under its name", |w| {
         fs::rename(w.path("l1/d/f"), w.path("l1/d/g")).unwrap();
