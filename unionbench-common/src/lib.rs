@@ -10,12 +10,14 @@
 pub mod event;
 pub mod hist;
 pub mod op;
+pub mod reply;
 pub mod thread;
 pub mod trace;
 
 pub use event::{Control, CopyUpEvent, LayerTurn};
 pub use hist::Histogram;
 pub use op::{Counter, Operation};
+pub use reply::{ReplyOffsets, Wait};
 pub use thread::{Frame, Thread};
 
 #[cfg(feature = "user")]
@@ -30,7 +32,11 @@ mod plain {
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::LayerTurn {}
     // SAFETY: as above.
+    unsafe impl aya::Pod for crate::ReplyOffsets {}
+    // SAFETY: as above.
     unsafe impl aya::Pod for crate::Thread {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::Wait {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::trace::Offsets {}
     // SAFETY: as above.

@@ -119,7 +119,9 @@ pub const FUSE_OPCODES: u32 = 64;
 /// the rest until it was answered.
 pub const FUSE_QUEUE_BASE: u32 = FUSE_BASE + FUSE_OPCODES;
 pub const FUSE_SERVICE_BASE: u32 = FUSE_QUEUE_BASE + FUSE_OPCODES;
-pub const HISTOGRAMS: u32 = FUSE_SERVICE_BASE + FUSE_OPCODES;
+/// From the answer until the caller that waits for it runs again.
+pub const FUSE_REPLY_BASE: u32 = FUSE_SERVICE_BASE + FUSE_OPCODES;
+pub const HISTOGRAMS: u32 = FUSE_REPLY_BASE + FUSE_OPCODES;
 /// System calls with a greater number are counted as lost.
 pub const SYSCALL_NUMBERS: u32 = 1024;
 /// Layers of one lookup that are told apart by their turn; overlayfs takes 500

@@ -21,6 +21,7 @@ mod fuse;
 mod maps;
 mod nothing;
 mod overlay;
+mod reply;
 mod sample;
 mod syscall;
 mod trace;

@@ -8,7 +8,7 @@ use aya::programs::{
 };
 use aya::util::online_cpus;
 use aya::{Btf, Ebpf};
-use unionbench_common::{Counter, Operation};
+use unionbench_common::{Counter, Operation, ReplyOffsets};
 use unionbench_fuse::{unionbench_copy_up_begin, unionbench_copy_up_end, unionbench_request_begin};
 
 use super::catalogue::{COUNTED, CountedFunction, FUSE_REQUEST, Family, Role, roles_of};
@@ -39,6 +39,8 @@ pub(super) enum Target {
     FuseRequests,
     /// What a request waited for the daemon, and what the daemon took.
     FuseParts,
+    /// What passes from an answer until its caller runs again.
+    FuseReplies,
     Samples,
 }
 
@@ -50,6 +52,7 @@ impl Target {
             Self::Syscalls => "syscall",
             Self::FuseRequests => "fuse_request",
             Self::FuseParts => "fuse_parts",
+            Self::FuseReplies => "fuse_reply",
             Self::Samples => "sampling",
         }
     }
@@ -131,6 +134,29 @@ fn traced_fuse_requests(ebpf: &mut Ebpf) -> Attached {
             )
         });
     attached(Target::FuseRequests, Family::Fuse, Engine::Tracepoint, "fuse_request_send", result)
+}
+
+/// When the callers of FUSE requests run again. Its programs run at every switch
+/// of the scheduler's, so it is for sessions of FUSE unions alone.
+pub(super) fn fuse_replies(ebpf: &mut Ebpf, offsets: &ReplyOffsets) -> Attached {
+    const SWITCH: &str = "sched_switch";
+    let result = if offsets.are_known() {
+        // What opens a wait comes last, so that each has its end.
+        raw_program(ebpf, "fuse_reply_switch", SWITCH).and_then(|switch| {
+            let mut links = both_of(
+                ebpf,
+                |ebpf| raw_program(ebpf, "fuse_reply_answer", "fuse_request_end"),
+                |ebpf| raw_program(ebpf, "fuse_reply_send", "fuse_request_send"),
+            )?;
+            links.splice(0..0, switch);
+            Ok(links)
+        })
+    } else {
+        Err(Refusal::because(
+            "where a request keeps its flags is not known: the kernel gives no types (CONFIG_DEBUG_INFO_BTF), or the module fuse is not loaded",
+        ))
+    };
+    attached(Target::FuseReplies, Family::Fuse, Engine::Tracepoint, SWITCH, result)
 }
 
 /// The bundled union's daemon: its copy-ups, and when it takes requests, at the

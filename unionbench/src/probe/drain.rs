@@ -4,8 +4,8 @@ use aya::Ebpf;
 use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf};
 use aya::util::nr_cpus;
 use unionbench_common::op::{
-    COUNTERS, FUSE_BASE, FUSE_OPCODES, FUSE_QUEUE_BASE, FUSE_SERVICE_BASE, LAYER_TURNS,
-    SYSCALL_BASE, SYSCALL_NUMBERS,
+    COUNTERS, FUSE_BASE, FUSE_OPCODES, FUSE_QUEUE_BASE, FUSE_REPLY_BASE, FUSE_SERVICE_BASE,
+    LAYER_TURNS, SYSCALL_BASE, SYSCALL_NUMBERS,
 };
 use unionbench_common::{CopyUpEvent, Counter, Histogram, LayerTurn, Operation, hist};
 
@@ -73,7 +73,13 @@ pub(super) fn take(ebpf: &mut Ebpf, probes: &[Attached]) -> Result<Observations,
         match probe.target {
             Target::Syscalls => take_syscalls(ebpf, probe, &mut seen)?,
             Target::FuseRequests => take_fuse(ebpf, probe, &mut seen)?,
-            Target::FuseParts => take_fuse_parts(ebpf, probe, &mut seen)?,
+            Target::FuseParts => {
+                let parts = [("queue", FUSE_QUEUE_BASE), ("service", FUSE_SERVICE_BASE)];
+                take_fuse_parts(ebpf, probe, &parts, &mut seen)?;
+            }
+            Target::FuseReplies => {
+                take_fuse_parts(ebpf, probe, &[("reply", FUSE_REPLY_BASE)], &mut seen)?;
+            }
             // An operation that has several probes has one histogram.
             Target::Operation(operation) if seen.histogram(operation.name()).is_none() => {
                 take_operation(ebpf, operation, &joined(probes, probe), &mut seen)?;
@@ -279,10 +285,11 @@ fn take_fuse(ebpf: &mut Ebpf, probe: &Attached, seen: &mut Observations) -> Resu
 fn take_fuse_parts(
     ebpf: &mut Ebpf,
     probe: &Attached,
+    parts: &[(&str, u32)],
     seen: &mut Observations,
 ) -> Result<(), ProbeError> {
     for opcode in 0..FUSE_OPCODES {
-        for (part, base) in [("queue", FUSE_QUEUE_BASE), ("service", FUSE_SERVICE_BASE)] {
+        for (part, base) in parts {
             let name = format!("fuse_{part}:{}", fuse_name(opcode));
             let before = seen.kernel.len();
             take_histogram(ebpf, base + opcode, name, probe, seen)?;

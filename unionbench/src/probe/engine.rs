@@ -6,6 +6,7 @@ use std::io;
 
 use aya::programs::{FEntry, KProbe, RawTracePoint};
 use aya::{Ebpf, EbpfLoader};
+use unionbench_common::ReplyOffsets;
 
 use super::{ProbeError, attach, object, sampling};
 use crate::record::EngineStatus;
@@ -83,9 +84,13 @@ impl Engine {
     fn explain(self, refusal: &Refusal) -> Availability {
         let remedy = match (self, refusal.errno) {
             _ if !object::is_embedded() => "build with probes: `cargo xtask build`",
+            // Told with the reason already.
+            _ if refusal.reason.contains("run as root") => "",
             (Self::Fentry, Some(libc::EPERM))
-            | (Self::Kprobe, Some(libc::EPERM | libc::EACCES)) => {
-                "run as root; if you are, this kernel's policy forbids function probes: measure in the lab instead"
+            | (Self::Kprobe, Some(libc::EPERM | libc::EACCES))
+                if rustix::process::geteuid().is_root() =>
+            {
+                "this kernel's policy, or its container's, forbids function probes: measure in the lab instead"
             }
             (Self::Kprobe, Some(libc::ENOENT)) => {
                 "this kernel has no kprobes (CONFIG_KPROBES): measure in the lab, or boot a distribution's kernel"
@@ -175,8 +180,45 @@ impl Refusal {
 
 /// The object with its maps made, no program loaded yet.
 pub(super) fn load() -> Result<Ebpf, ProbeError> {
+    load_with(&ReplyOffsets::NONE)
+}
+
+/// As [`load`], with what the programs for replies need to know.
+pub(super) fn load_with(replies: &ReplyOffsets) -> Result<Ebpf, ProbeError> {
     let bytes = object::bytes().ok_or(ProbeError::NotBuilt)?;
     // The kernel's types take long to read, and are read once.
     let types = attach::kernel_types();
-    EbpfLoader::new().btf(types).load(bytes).map_err(|error| ProbeError::Load(Box::new(error)))
+    EbpfLoader::new()
+        .btf(types)
+        .override_global("REPLY_OFFSETS", replies, true)
+        .load(bytes)
+        .map_err(|error| ProbeError::Load(Box::new(error)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_remedy_is_told_once() {
+        let denied = io::Error::from_raw_os_error(libc::EPERM);
+        let load = ProbeError::Load(Box::new(aya::EbpfError::FileError {
+            path: "object".into(),
+            error: denied,
+        }));
+        let refusals = [
+            Refusal::of(&load),
+            Refusal { errno: Some(libc::EPERM), reason: "not permitted".into() },
+        ];
+        for (engine, refusal) in
+            Engine::ALL.into_iter().flat_map(|e| refusals.each_ref().map(|r| (e, r)))
+        {
+            let Availability::Unavailable { reason, remedy, .. } = engine.explain(refusal) else {
+                panic!("it was refused");
+            };
+            let told = format!("{reason}; {remedy}");
+            assert!(told.matches("as root").count() <= 1, "{told}");
+            assert!(told.len() > refusal.reason.len() + 2 || told.contains("as root"), "{told}");
+        }
+    }
 }

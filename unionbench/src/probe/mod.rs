@@ -13,6 +13,7 @@
 //! called from the thread that orders the phases; programs and links belong to
 //! the session and go with it. Only threads named at `begin` are counted.
 
+pub mod btf;
 pub mod catalogue;
 
 mod attach;

@@ -6,9 +6,10 @@ use aya::Ebpf;
 use aya::maps::Array;
 use aya_log::EbpfLogger;
 use unionbench_common::thread::{SLOTS, slot};
-use unionbench_common::{Control, Thread};
+use unionbench_common::{Control, ReplyOffsets, Thread, Wait};
 
 use super::attach::{self, Attached, Target, attached};
+use super::btf::Types;
 use super::catalogue::Family;
 use super::drain::{self, Observations, map_mut};
 use super::engine::{self, Engine};
@@ -26,12 +27,16 @@ pub struct Request {
     pub functions: bool,
     /// Samples a second and processor; none for no sampling.
     pub sampling_hertz: Option<u32>,
+    /// When the callers of FUSE requests run again: a program at every switch of
+    /// the scheduler's while a phase runs.
+    pub replies: bool,
 }
 
 impl Request {
     /// Everything that is known about a family.
     pub fn everything(family: Family) -> Self {
-        Self { family, functions: true, sampling_hertz: Some(sampling::DEFAULT_HERTZ) }
+        let sampling_hertz = Some(sampling::DEFAULT_HERTZ);
+        Self { family, functions: true, sampling_hertz, replies: true }
     }
 }
 
@@ -65,7 +70,9 @@ impl Session {
     }
 
     fn open_here(request: Request) -> Result<Self, ProbeError> {
-        let mut ebpf = engine::load()?;
+        let has_replies = request.replies && request.family.is_fuse();
+        let replies = if has_replies { reply_offsets() } else { ReplyOffsets::NONE };
+        let mut ebpf = engine::load_with(&replies)?;
         let mut probes = Vec::new();
         if request.functions {
             probes.extend(attach::functions(&mut ebpf, request.family));
@@ -73,6 +80,9 @@ impl Session {
         probes.extend(attach::evidence(&mut ebpf));
         if request.family.is_fuse() {
             probes.push(attach::fuse_requests(&mut ebpf, request.functions));
+        }
+        if has_replies {
+            probes.push(attach::fuse_replies(&mut ebpf, &replies));
         }
         if request.family == Family::Bundled {
             probes.extend(attach::bundled(&mut ebpf));
@@ -209,13 +219,40 @@ impl Session {
         };
         taken.sort_by_key(|slot| *slot != own);
         let mut threads: Array<_, Thread> = map_mut(&mut self.ebpf, "THREADS")?;
-        for slot in taken {
+        for slot in &taken {
             threads
-                .set(slot, Thread::IDLE, 0)
+                .set(*slot, Thread::IDLE, 0)
                 .map_err(|source| ProbeError::Map { name: "THREADS", source })?;
+        }
+        if !self.request.family.is_fuse() {
+            return Ok(());
+        }
+        // An answer of this phase must not be waited for in the next one.
+        let mut waits: Array<_, Wait> = map_mut(&mut self.ebpf, "WAITS")?;
+        for slot in taken {
+            waits
+                .set(slot, Wait::NONE, 0)
+                .map_err(|source| ProbeError::Map { name: "WAITS", source })?;
         }
         Ok(())
     }
+}
+
+/// Where this kernel keeps what the programs for replies read.
+fn reply_offsets() -> ReplyOffsets {
+    let places = || {
+        let kernel = Types::of_kernel()?;
+        let fuse = kernel.of_module("fuse");
+        let fuse = fuse.as_ref().unwrap_or(&kernel);
+        let header = fuse.offset("fuse_req", "in")?;
+        Some(ReplyOffsets {
+            task_pid: kernel.offset("task_struct", "pid")?,
+            request_flags: fuse.offset("fuse_req", "flags")?,
+            request_opcode: header + fuse.offset("fuse_in_header", "opcode")?,
+            reserved: 0,
+        })
+    };
+    places().unwrap_or(ReplyOffsets::NONE)
 }
 
 /// Which slots a phase may have filled.

@@ -49,7 +49,8 @@ impl Probes {
         self.begun = None;
         if !self.sessions.contains_key(&family) {
             let sampling_hertz = self.sampling_hertz;
-            let session = Session::open(&Request { family, functions: true, sampling_hertz })?;
+            let session =
+                Session::open(&Request { family, functions: true, sampling_hertz, replies: true })?;
             for status in session.status() {
                 let key = (status.operation.clone(), status.backend.clone(), status.symbol.clone());
                 self.tried.entry(key).or_insert((status, 0));

@@ -32,7 +32,6 @@ pub mod replay;
 pub(crate) mod sample;
 pub mod summary;
 
-mod btf;
 mod decode;
 mod places;
 mod probes;

@@ -3,7 +3,7 @@
 
 use unionbench_common::trace::{Offsets, UNKNOWN};
 
-use super::btf::Types;
+use crate::probe::btf::Types;
 
 /// All that can be told; the rest is unknown, and what depends on it is absent
 /// from events. Modules that are not loaded yet have no types.

@@ -19,7 +19,8 @@ fn open(test: &str, request: &Request) -> Option<Session> {
     Some(Session::open(request).expect("tracepoints work here"))
 }
 
-const PLAIN: Request = Request { family: Family::None, functions: false, sampling_hertz: None };
+const PLAIN: Request =
+    Request { family: Family::None, functions: false, sampling_hertz: None, replies: true };
 
 fn thread_id() -> u32 {
     rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned()
@@ -189,4 +190,80 @@ fn copy_ups_of_the_bundled_union_are_seen_where_it_tells_of_them() {
     let told: Vec<_> = seen.copy_ups.iter().map(|event| (event.size, event.returned)).collect();
     assert_eq!(told, [(100, 0), (200, 0), (0, -libc::ENOSPC)]);
     assert!(seen.losses.is_zero(), "{:?}", seen.losses);
+}
+
+/// A union of one layer with `n` files, served by this process.
+fn served(test: &str, n: usize) -> Option<(tempfile::TempDir, unionbench_fuse::Mounted)> {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    for name in ["lower", "merged"] {
+        std::fs::create_dir(dir.path().join(name)).expect("a folder");
+    }
+    for i in 0..n {
+        std::fs::write(dir.path().join(format!("lower/{i}")), vec![b'x'; 9000]).expect("a file");
+    }
+    let options = format!("lowerdir={}", dir.path().join("lower").display());
+    let options = unionbench_fuse::MountOptions::parse(&options).expect("well-formed options");
+    match unionbench_fuse::mount(&options, &dir.path().join("merged")) {
+        Ok(mounted) => Some((dir, mounted)),
+        Err(error) => {
+            skipped(test, format!("the bundled union cannot be mounted: {error}"));
+            None
+        }
+    }
+}
+
+#[test]
+fn a_request_has_three_parts_and_its_caller_waits_for_no_more() {
+    let test = "a_request_has_three_parts";
+    const FILES: usize = 200;
+    let Some((dir, mounted)) = served(test, FILES) else { return };
+    let request = Request { family: Family::Bundled, ..PLAIN };
+    let Some(mut session) = open(test, &request) else { return };
+    let refused = |probe: &&unionbench::record::ProbeStatus| {
+        !probe.attached && ["fuse_parts", "fuse_reply"].contains(&probe.operation.as_str())
+    };
+    if let Some(probe) = session.status().iter().find(refused) {
+        skipped(test, &probe.reason);
+        return;
+    }
+    let merged = dir.path().join("merged");
+    // The second phase must not see what the first one left.
+    for from in [0, FILES / 2] {
+        let names: Vec<_> = (from..from + FILES / 2).map(|i| merged.join(i.to_string())).collect();
+        session.begin(Watch::Threads(&[thread_id()])).expect("maps can be written");
+        for name in &names {
+            rustix::fs::lstat(name).expect("it is there");
+        }
+        // Read by the kernel's readahead, in the background.
+        std::fs::read(&names[0]).expect("it can be read");
+        let seen = session.end().expect("maps can be read");
+        assert!(seen.losses.is_zero(), "{:?}", seen.losses);
+        let part = |name: &str| {
+            let found = seen.histogram(name).unwrap_or_else(|| panic!("{name} is missing"));
+            (found.count, found.sum)
+        };
+        let (whole, reply) = (part("fuse:LOOKUP"), part("fuse_reply:LOOKUP"));
+        assert_eq!((whole.0, reply.0), (FILES as u64 / 2, whole.0));
+        // A caller on another processor may find its answer before it slept, but
+        // not one that gives its own to the daemon.
+        assert!(reply.1 > 0, "nobody ever waited to run again");
+        let parts = part("fuse_queue:LOOKUP").1 + part("fuse_service:LOOKUP").1;
+        assert_eq!(parts, whole.1);
+        // All of it is within the calls of that time.
+        let (calls, spent) = part(lstat_name(&seen));
+        assert_eq!(calls, whole.0);
+        assert!(whole.1 + reply.1 < spent, "{} + {} of {spent} ns", whole.1, reply.1);
+        assert!(seen.histogram("fuse:READ").is_some(), "the file was read");
+        assert!(seen.histogram("fuse_reply:READ").is_none(), "nobody waits for readahead itself");
+    }
+    drop(session);
+    mounted.unmount().expect("nobody uses it");
+}
+
+/// The system call that `lstat` is, by the library that makes it.
+fn lstat_name(seen: &probe::Observations) -> &'static str {
+    ["syscall:newfstatat", "syscall:lstat", "syscall:statx"]
+        .into_iter()
+        .find(|name| seen.histogram(name).is_some_and(|histogram| histogram.count > 0))
+        .expect("one of them was made")
 }
