@@ -58,18 +58,19 @@ impl fmt::Display for Nanos {
     }
 }
 
-/// Reads `10s`, `1ms`, `250us`, `90ns`, `5m`.
+/// Reads `10s`, `1ms`, `250us`, `90ns`, `5m`, `1h`.
 impl std::str::FromStr for Nanos {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        const UNITS: [(&str, u64); 6] = [
+        const UNITS: [(&str, u64); 7] = [
             ("ns", 1),
             ("us", 1_000),
             ("µs", 1_000),
             ("ms", 1_000_000),
             ("s", 1_000_000_000),
             ("m", 60_000_000_000),
+            ("h", 3_600_000_000_000),
         ];
         let trimmed = text.trim();
         let digits = trimmed.find(|c: char| !c.is_ascii_digit()).unwrap_or(trimmed.len());
@@ -83,10 +84,16 @@ impl std::str::FromStr for Nanos {
             .map(Self)
             .ok_or_else(|| {
                 format!(
-                    "cannot read {text:?} as a time: write a whole number and one of ns, us, ms, s, m, as in \"10ms\""
+                    "cannot read {text:?} as a time: write a whole number and one of ns, us, ms, s, m, h, as in \"10ms\""
                 )
             })
     }
+}
+
+/// A number of things, as in `1 round` and `2 rounds`.
+pub fn counted(n: impl Into<u64>, noun: &str) -> String {
+    let n = n.into();
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }
 
 /// A size in bytes. Reads `4096`, `"4KiB"`, `"1GiB"`; prints the largest
@@ -191,13 +198,23 @@ mod tests {
     }
 
     #[test]
+    fn one_thing_is_told_as_one() {
+        let told = [0_u64, 1, 2].map(|n| counted(n, "round"));
+        assert_eq!(told, ["0 rounds", "1 round", "2 rounds"]);
+    }
+
+    #[test]
     fn times_are_read_with_their_unit() {
-        for (text, expected) in
-            [("10s", 10_000_000_000), ("1ms", 1_000_000), ("250us", 250_000), ("0ns", 0)]
-        {
+        for (text, expected) in [
+            ("10s", 10_000_000_000),
+            ("1ms", 1_000_000),
+            ("250us", 250_000),
+            ("0ns", 0),
+            ("1h", 3_600_000_000_000),
+        ] {
             assert_eq!(text.parse(), Ok(Nanos(expected)), "{text}");
         }
-        for text in ["", "10", "s", "1.5s", "-1s", "1h", "99999999999999999999s"] {
+        for text in ["", "10", "s", "1.5s", "-1s", "1d", "99999999999999999999s"] {
             assert!(text.parse::<Nanos>().is_err(), "{text}");
         }
     }

@@ -20,6 +20,16 @@ use tempfile::TempDir;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_unionbench");
 
+#[test]
+fn a_folder_of_scenarios_that_is_not_there_is_asked_for() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let output = Command::new(PROGRAM).arg("list").current_dir(folder.path()).output();
+    let output = output.expect("the program starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("no folder scenarios here") && said.contains("list DIR"), "{said}");
+}
+
 /// A folder for one case: scratch and results lie in it.
 struct Place(TempDir);
 

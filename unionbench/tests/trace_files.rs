@@ -77,6 +77,27 @@ fn a_recording_that_is_cut_off_is_summed_up_and_told() {
 }
 
 #[test]
+fn recordings_are_summed_up_together() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    let text = thirty();
+    std::fs::write(path("a"), &text).expect("written");
+    // The last event and the end are missing, and another kernel ran.
+    let cut = text.lines().take(30).collect::<Vec<_>>().join("\n") + "\n";
+    std::fs::write(path("b"), cut.replacen("\"kernel\":\"", "\"kernel\":\"other-", 1))
+        .expect("written");
+    let (a, b) = (path("a"), path("b"));
+    let output = run(&["summary", "--format", "json", a.to_str().expect("plain")], &b);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("is JSON");
+    assert_eq!((&json["n_events"], &json["losses"]["cut"]), (&59.into(), &true.into()));
+    let kernel = json["kernel"].as_str().expect("told");
+    assert!(kernel.contains(", other-"), "{kernel}");
+    let twice = run(&["summary", a.to_str().expect("plain")], &a);
+    assert_eq!(twice.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&twice.stderr).contains("named twice"));
+}
+
+#[test]
 fn a_scenario_of_a_trace_hides_names_and_is_valid() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = file(&folder, thirty().as_bytes());

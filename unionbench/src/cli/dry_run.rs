@@ -3,19 +3,20 @@
 
 use crate::plan::Plan;
 use crate::run;
+use crate::unit::counted;
 
 pub(super) fn print(plan: &Plan) {
     println!(
-        "seed {}, {} rounds without probes{}",
+        "seed {}, {} without probes{}",
         plan.seed,
-        plan.rounds,
+        counted(plan.rounds, "round"),
         if plan.probes { " and as many with" } else { "" }
     );
     for (n, stack) in plan.stacks.iter().enumerate() {
         println!(
-            "stack {n}: {} layers × {} files on {} of {}",
-            stack.n_layers,
-            stack.files_per_layer,
+            "stack {n}: {} × {} on {} of {}",
+            counted(stack.n_layers, "layer"),
+            counted(stack.files_per_layer, "file"),
             stack.backing.kind.name(),
             stack.backing.size
         );

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::trace::Filter;
 use crate::trace::summary::Losses;
-use crate::trace::{Ending, Event, Header, Kind, Recording, Tracer};
+use crate::trace::{Ending, Event, Header, Kind, Recording, Source, Tracer};
 
 /// What is traced without a choice: lookups are left out, since there are so
 /// many of them that seeing each costs.
@@ -45,6 +45,14 @@ impl Events {
         match self {
             Self::Live(tracer) => tracer.header(),
             Self::Recorded(recording) => recording.header(),
+        }
+    }
+
+    /// What of this host is seen and what is not; nothing of a recording.
+    pub fn sources(&self) -> &[Source] {
+        match self {
+            Self::Live(tracer) => tracer.sources(),
+            Self::Recorded(_) => &[],
         }
     }
 

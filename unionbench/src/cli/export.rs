@@ -45,7 +45,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let server = Server::bind(args.listen)?;
     let (stop, _listener) = stop_on_signal()?;
     let mut events = Events::open(args.replay.as_deref(), &args.kinds, &args.filter)?;
-    let metrics = Metrics::new(&events.header().kernel, args.max_label_sets as usize);
+    let mut metrics = Metrics::new(&events.header().kernel, args.max_label_sets as usize);
+    metrics.set_sources(events.sources());
     let metrics = Arc::new(Mutex::new(metrics));
     eprintln!("unionbench: listening on http://{}/metrics", server.address()?);
     let (over, is_over) = tokio::sync::oneshot::channel::<()>();

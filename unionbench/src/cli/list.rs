@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 
+use super::Failure;
 use crate::scenario;
 
 #[derive(Debug, clap::Args)]
@@ -15,6 +16,13 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    if !args.folder.is_dir() {
+        return Err(Failure::Usage(format!(
+            "there is no folder {} here: name one with scenario files, as in `unionbench list DIR`; those shipped are in `scenarios` of unionbench's sources",
+            args.folder.display()
+        ))
+        .into());
+    }
     let entries = std::fs::read_dir(&args.folder).with_context(|| {
         format!("cannot list {}: name a folder with scenario files", args.folder.display())
     })?;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use super::Failure;
 use super::run::Format;
 use crate::trace::{Recording, Summary, summary};
 
@@ -11,8 +12,9 @@ pub const TOP: usize = 10;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A recording; `-` is standard input
-    recording: PathBuf,
+    /// Recordings, which are summed; `-` is standard input
+    #[arg(required = true)]
+    recordings: Vec<PathBuf>,
     #[arg(long, value_enum, default_value = "human")]
     format: Format,
     /// Rows of each table
@@ -21,7 +23,17 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let summary = Summary::of(&mut Recording::open(&args.recording)?)?;
+    let mut whole: Option<Summary> = None;
+    for (n, path) in args.recordings.iter().enumerate() {
+        if args.recordings[..n].contains(path) {
+            let path = path.display();
+            return Err(Failure::Usage(format!("{path} is named twice: name it once")).into());
+        }
+        let mut recording = Recording::open(path)?;
+        let summary = whole.get_or_insert_with(|| Summary::new(recording.header()));
+        summary.take_in(&mut recording)?;
+    }
+    let Some(summary) = whole else { return Ok(ExitCode::SUCCESS) };
     print(&summary, args.format, args.top)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -9,6 +9,7 @@ mod family;
 pub mod histogram;
 pub mod protobuf;
 pub mod server;
+mod source;
 mod text;
 
 use std::collections::{BTreeMap, HashMap};
@@ -18,7 +19,7 @@ pub use histogram::Latencies;
 pub use text::{openmetrics, plain};
 
 use crate::probe::FUSE_NAMES;
-use crate::trace::{Event, Kind, summary};
+use crate::trace::{Event, Kind, Source, summary};
 
 /// After which a label set gives its place up: an hour.
 pub const IDLE_NS: u64 = 3_600_000_000_000;
@@ -41,6 +42,7 @@ pub struct Metrics {
     kernel: String,
     newest_ns: u64,
     ended: Option<String>,
+    sources: Vec<Source>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -80,7 +82,13 @@ impl Metrics {
             kernel: kernel.to_owned(),
             newest_ns: 0,
             ended: None,
+            sources: Vec::new(),
         }
+    }
+
+    /// What is seen and what is not; nothing of a recording.
+    pub fn set_sources(&mut self, sources: &[Source]) {
+        self.sources = sources.to_vec();
     }
 
     /// Takes one event in.
@@ -223,6 +231,7 @@ impl Metrics {
                 Family::gauge("unionbench_tracing", "1 while events are taken in."),
                 if self.ended.is_none() { 1.0 } else { 0.0 },
             ),
+            source::family(&self.sources),
             build,
         ]
     }

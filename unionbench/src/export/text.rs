@@ -79,11 +79,16 @@ fn escaped(value: &str) -> String {
 mod tests {
     use super::super::Metrics;
     use super::*;
-    use crate::trace::sample;
+    use crate::trace::{Kind, Source, sample};
 
     fn metrics() -> Metrics {
         let mut metrics = Metrics::new("6.12.0", 10);
         (0..3).for_each(|i| metrics.add(&sample::event(i)));
+        metrics.set_sources(&[Source {
+            kind: Kind::Copyup,
+            union: "overlay",
+            seen: Err("ovl_copy_up_one: Operation not permitted (os error 1)".into()),
+        }]);
         metrics
     }
 

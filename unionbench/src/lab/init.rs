@@ -188,8 +188,23 @@ fn run_command(job: &Job) -> Result<Exit, String> {
         .stdout(output("stdout")?)
         .stderr(output("stderr")?)
         .spawn()
-        .map_err(|e| format!("start {program} in the guest: {e}"))?;
+        .map_err(|e| not_started(program, &e))?;
     wait_for(child.id())
+}
+
+/// Why a program does not run, and what to do. The guest has this program and
+/// what it was given, nothing of the host's.
+fn not_started(program: &str, error: &std::io::Error) -> String {
+    let remedy = match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            let name = program.rsplit('/').next().unwrap_or(program);
+            format!(
+                "; the guest has `unionbench` and what --file brings, here --file /bin/{name}=/path/to/{name}"
+            )
+        }
+        _ => String::new(),
+    };
+    format!("start {program} in the guest: {error}{remedy}")
 }
 
 /// Waits for `child` and, as init must, for every orphan that ends meanwhile.
@@ -257,5 +272,20 @@ fn oom_kills() -> u64 {
 fn say(text: &str) {
     if let Ok(mut console) = OpenOptions::new().write(true).open("/dev/console") {
         let _ = console.write_all(text.as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::not_started;
+
+    #[test]
+    fn a_program_that_was_not_brought_along_is_asked_for() {
+        let absent = std::io::Error::from_raw_os_error(libc::ENOENT);
+        let told = not_started("true", &absent);
+        assert!(told.contains("--file /bin/true=/path/to/true"), "{told}");
+        assert!(not_started("/opt/x/prog", &absent).contains("--file /bin/prog="));
+        let closed = std::io::Error::from_raw_os_error(libc::EACCES);
+        assert!(!not_started("true", &closed).contains("--file"));
     }
 }

@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use super::Analysis;
 use super::analysis::{Row, number};
 use super::figure::{grouped, is_size, latency, param};
+use super::table::uncounted_copy_ups;
 use crate::record::{Availability, CellStatus};
 use crate::stats::fit;
-use crate::unit::LatencyUnit;
+use crate::unit::{LatencyUnit, counted};
 
 /// Fewest distinct values of a parameter that a line is fitted to.
 const MIN_POINTS: usize = 3;
@@ -167,7 +168,8 @@ pub fn warnings(analysis: &Analysis<'_>) -> Vec<String> {
     let fewest = analysis.rows.iter().filter_map(|row| row.ratio.map(|r| r.n_rounds)).min();
     if let Some(n) = fewest.filter(|n| *n < FEW_ROUNDS) {
         lines.push(format!(
-            "some ratios rest on {n} rounds: their intervals know little of the scatter between rounds; use --rounds {FEW_ROUNDS} or more"
+            "some ratios rest on {}: their intervals know little of the scatter between rounds; use --rounds {FEW_ROUNDS} or more",
+            counted(n as u64, "round")
         ));
     }
     for backend in &record.backends {
@@ -175,6 +177,7 @@ pub fn warnings(analysis: &Analysis<'_>) -> Vec<String> {
             lines.push(format!("{} is unsupported here: {reason}", backend.name));
         }
     }
+    lines.extend(uncounted(analysis));
     // One cause often fails many cells: it is told once.
     let mut alike: Vec<((&str, &str), Vec<&str>)> = Vec::new();
     for row in &analysis.rows {
@@ -209,6 +212,27 @@ pub fn warnings(analysis: &Analysis<'_>) -> Vec<String> {
         ));
     }
     lines
+}
+
+/// Backends whose copy-ups stand as `not seen` in a table, each with the reason.
+fn uncounted(analysis: &Analysis<'_>) -> Vec<String> {
+    let mut told: Vec<(&str, &str)> = Vec::new();
+    for phase in analysis.phases() {
+        let rows: Vec<&Row<'_>> = analysis.phase(phase).collect();
+        if rows.iter().all(|row| row.copy_ups.is_none()) {
+            continue;
+        }
+        for row in rows {
+            let Some(reason) = uncounted_copy_ups(analysis.record, row) else { continue };
+            let pair = (row.cell.backend.as_str(), reason);
+            if !told.contains(&pair) {
+                told.push(pair);
+            }
+        }
+    }
+    let told = told.into_iter();
+    told.map(|(backend, reason)| format!("copy-ups of {backend} could not be counted: {reason}"))
+        .collect()
 }
 
 fn backend_is_unsupported(analysis: &Analysis<'_>, row: &Row<'_>) -> bool {

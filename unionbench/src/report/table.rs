@@ -3,7 +3,7 @@
 use super::Analysis;
 use super::analysis::Row;
 use super::figure::{grouped, latency, params, ratio};
-use crate::record::CellStatus;
+use crate::record::{CellStatus, ProbeStatus, Record};
 
 /// Headings and rows of one phase. Columns that no row fills are left out.
 pub struct Table {
@@ -27,6 +27,16 @@ fn table(analysis: &Analysis<'_>, phase: &str) -> Table {
     columns.push("in kernel (median)".into());
     columns.push("copy-ups / ops".into());
     let mut cells: Vec<Vec<String>> = rows.iter().map(|row| texts(analysis, row)).collect();
+    // Beside figures an empty cell would look like none at all.
+    if rows.iter().any(|row| row.copy_ups.is_some()) {
+        for (row, texts) in rows.iter().zip(&mut cells) {
+            if let (None, Some(last)) = (row.copy_ups, texts.last_mut())
+                && uncounted_copy_ups(analysis.record, row).is_some()
+            {
+                *last = "not seen".into();
+            }
+        }
+    }
     for column in (0..columns.len()).rev() {
         if cells.iter().all(|row| row[column].is_empty() || row[column] == "-") {
             columns.remove(column);
@@ -63,6 +73,16 @@ fn texts(analysis: &Analysis<'_>, row: &Row<'_>) -> Vec<String> {
     figures.into()
 }
 
+/// Why the copy-ups of a row were not counted, if its probes were refused.
+pub(super) fn uncounted_copy_ups<'a>(record: &'a Record, row: &Row<'_>) -> Option<&'a str> {
+    let backend = record.backends.iter().find(|b| b.name == row.cell.backend)?;
+    let refused = |probe: &&ProbeStatus| {
+        probe.operation == "copy_up" && probe.backend == backend.kind && !probe.attached
+    };
+    let of_row = row.copy_ups.is_none() && matches!(row.cell.status, CellStatus::Ok);
+    record.probes.iter().filter(|_| of_row).find(refused).map(|probe| probe.reason.as_str())
+}
+
 fn in_kernel(analysis: &Analysis<'_>, row: &Row<'_>) -> String {
     let unit = analysis.record.latency_unit;
     let sides: Vec<String> = row
@@ -71,4 +91,55 @@ fn in_kernel(analysis: &Analysis<'_>, row: &Row<'_>) -> String {
         .map(|side| format!("{} {}", side.operation, latency(side.median, unit)))
         .collect();
     sides.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{Counter, sample};
+    use crate::report::sentences::warnings;
+
+    #[test]
+    fn copy_ups_that_could_not_be_counted_are_told_as_such() {
+        let mut record = sample::record();
+        let kinds: Vec<(String, String)> =
+            record.backends.iter().map(|b| (b.name.clone(), b.kind.clone())).collect();
+        let (seen, unseen) = (&kinds[0], &kinds[1]);
+        for cell in record.cells.iter_mut().filter(|cell| cell.backend == seen.0) {
+            for round in cell.rounds.iter_mut().filter(|round| round.probes) {
+                let (name, engine) = ("copy_ups".to_owned(), "uprobe".to_owned());
+                round.counters.push(Counter { name, engine, value: 7 });
+            }
+        }
+        let column = |record: &Record| -> Vec<(String, String)> {
+            let analysis = Analysis::of(record).expect("reads");
+            let table = tables(&analysis).remove(0);
+            let at = |name: &str| table.columns.iter().position(|c| c == name).expect("a column");
+            let (backend, copy_ups) = (at("backend"), at("copy-ups / ops"));
+            table.rows.iter().map(|r| (r[backend].clone(), r[copy_ups].clone())).collect()
+        };
+        let of_unseen = |record: &Record| -> Vec<String> {
+            let of = column(record).into_iter().filter(|(backend, _)| *backend == unseen.0);
+            of.map(|(_, copy_ups)| copy_ups).collect()
+        };
+        // Nobody tried to count them: there is nothing to tell.
+        assert!(of_unseen(&record).iter().all(String::is_empty));
+        record.probes.push(ProbeStatus {
+            operation: "copy_up".into(),
+            backend: unseen.1.clone(),
+            engine: "kprobe".into(),
+            symbol: "ovl_copy_up_one".into(),
+            attached: false,
+            errno: Some(1),
+            reason: "not permitted".into(),
+        });
+        let told = of_unseen(&record);
+        assert!(!told.is_empty() && told.iter().all(|text| text == "not seen"), "{told:?}");
+        assert!(
+            column(&record).iter().any(|(backend, n)| *backend == seen.0 && n.starts_with('7'))
+        );
+        let lines = warnings(&Analysis::of(&record).expect("reads"));
+        let wanted = format!("copy-ups of {} could not be counted: not permitted", unseen.0);
+        assert_eq!(lines.iter().filter(|line| **line == wanted).count(), 1, "{lines:?}");
+    }
 }

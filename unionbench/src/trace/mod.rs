@@ -45,4 +45,4 @@ pub use event::{
 pub use recording::{Ending, Recording, RecordingError};
 pub use show::{COLUMNS, csv_row, human_heading, human_line};
 pub use summary::Summary;
-pub use tracer::{DEFAULT_BUFFER, Request, TraceError, Tracer};
+pub use tracer::{DEFAULT_BUFFER, Request, Source, TraceError, Tracer};

@@ -3,6 +3,7 @@
 use crate::probe::{FunctionProbe, Sides, SystemWide};
 
 use super::event::Kind;
+use super::tracer::Source;
 
 const fn function(
     programs: &'static str,
@@ -113,6 +114,24 @@ impl Coverage {
         seen.chain(unseen).collect::<Vec<_>>().join("; ")
     }
 }
+
+impl Coverage {
+    /// The same for each kind of union by itself.
+    pub fn sources(&self, kind: Kind) -> Vec<Source> {
+        let seen = self.seen.iter().map(|(union, by)| (*union, Ok(by.clone())));
+        let unseen = self.unseen.iter().map(|(union, why)| (*union, Err(why.clone())));
+        let mut all: Vec<Source> =
+            seen.chain(unseen).map(|(union, seen)| Source { kind, union, seen }).collect();
+        if all.is_empty() {
+            all.push(Source { kind, union: "fuse", seen: Err(OF_DAEMONS.to_owned()) });
+        }
+        all
+    }
+}
+
+/// Where a kind can be seen of no union that there is.
+pub const OF_DAEMONS: &str =
+    "no probe tells it of a union in user space; `requests` has what that is asked";
 
 /// What is of interest: where nothing of a sort is, or was asked for, its probes
 /// are no answer to the question.

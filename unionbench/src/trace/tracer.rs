@@ -22,6 +22,7 @@ use super::mounts::Mounts;
 use super::probes::Unions;
 use super::{places, probes};
 use crate::probe::{ProbeError, SystemWide};
+use crate::sys::mount::has_file_system;
 use crate::unit::{Bytes, Nanos};
 
 /// What shall be traced.
@@ -60,6 +61,15 @@ pub enum TraceError {
     Wait(#[source] std::io::Error),
 }
 
+/// Events of one kind on one kind of union.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    pub kind: Kind,
+    pub union: &'static str,
+    /// By which engine and function, or why not.
+    pub seen: Result<String, String>,
+}
+
 /// A running trace.
 pub struct Tracer {
     kernel: SystemWide,
@@ -67,6 +77,7 @@ pub struct Tracer {
     decoder: Decoder,
     header: Header,
     unseen: Vec<String>,
+    sources: Vec<Source>,
     began: Instant,
     stopped: Option<Duration>,
     n_events: u64,
@@ -87,6 +98,7 @@ impl Tracer {
         let (mut kernel, events) = SystemWide::load(&offsets, &settings, buffer)?;
         let mut engines = BTreeMap::new();
         let mut unseen = Vec::new();
+        let mut sources = Vec::new();
         let mut further = Vec::new();
         let began_unix_ns = unix_ns();
         let mut n_seen = 0;
@@ -98,6 +110,7 @@ impl Tracer {
                 coverage.unseen.extend(foreign(&watched));
             }
             let sentence = coverage.sentence();
+            sources.extend(coverage.sources(*kind));
             if !coverage.seen.is_empty() {
                 n_seen += 1;
             }
@@ -105,10 +118,7 @@ impl Tracer {
                 coverage.unseen.iter().map(|(union, why)| format!("{union}: {why}")).collect();
             reasons.dedup();
             if coverage.seen.is_empty() && reasons.is_empty() {
-                reasons.push(
-                    "no probe tells it of a union in user space; `requests` has what that is asked"
-                        .to_owned(),
-                );
+                reasons.push(probes::OF_DAEMONS.to_owned());
             }
             if !reasons.is_empty() {
                 unseen.push(format!("{}: {}", kind.name(), reasons.join("; ")));
@@ -135,6 +145,7 @@ impl Tracer {
             decoder,
             header,
             unseen,
+            sources,
             began: Instant::now(),
             stopped: None,
             n_events: 0,
@@ -150,6 +161,11 @@ impl Tracer {
     /// The kinds that were asked for and cannot be seen, each with the reason.
     pub fn unseen(&self) -> &[String] {
         &self.unseen
+    }
+
+    /// Each kind on each kind of union that there may be: seen, or why not.
+    pub fn sources(&self) -> &[Source] {
+        &self.sources
     }
 
     /// The next event, in the order in which calls ended on each processor.
@@ -358,8 +374,16 @@ fn unsupported(kinds: &[Kind], unseen: &[String]) -> TraceError {
     TraceError::Unsupported {
         what: names.join(", "),
         reasons: unseen.join("; "),
-        remedy: "`fsync` and `requests` need no function probes; for the rest load the union's module (`modprobe overlay`), or boot a kernel with CONFIG_KPROBES, or try it in the lab: `unionbench lab run`".to_owned(),
+        remedy: remedy(has_file_system("overlay")),
     }
+}
+
+/// What else there is. A file system that the kernel knows needs no module.
+fn remedy(has_overlay: bool) -> String {
+    let module = if has_overlay { "" } else { "load the union's module (`modprobe overlay`), or " };
+    format!(
+        "`fsync` and `requests` need no function probes; for the rest {module}boot a kernel with CONFIG_KPROBES, or try it in the lab: `unionbench lab run`"
+    )
 }
 
 #[cfg(test)]
@@ -370,6 +394,18 @@ mod tests {
     fn devices_are_numbered_as_in_the_kernel() {
         assert_eq!(kernel_device(rustix::fs::makedev(0, 51)), 51);
         assert_eq!(kernel_device(rustix::fs::makedev(8, 300)), 8 << 20 | 300);
+    }
+
+    #[test]
+    fn a_module_is_to_be_loaded_only_where_it_is_not() {
+        assert!(
+            remedy(false)
+                .contains("for the rest load the union's module (`modprobe overlay`), or boot")
+        );
+        assert!(
+            remedy(true).contains("for the rest boot a kernel")
+                && !remedy(true).contains("modprobe")
+        );
     }
 
     #[test]

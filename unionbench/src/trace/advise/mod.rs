@@ -9,7 +9,7 @@ mod of_trace;
 pub use of_record::of_record;
 pub use of_trace::Watcher;
 
-use crate::unit::LatencyUnit;
+use crate::unit::{LatencyUnit, counted};
 
 /// Copy-ups and what part of them a change would spare.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -18,6 +18,9 @@ pub struct Part {
     pub n: u64,
     /// Those of which the phase was watched.
     pub n_known: u64,
+    /// Those of these of which only the whole is known to be longer: their time
+    /// is that of the whole copy-up.
+    pub n_whole: u64,
     /// What the phase took in those, in the unit of the facts.
     pub time: u64,
 }
@@ -129,10 +132,22 @@ fn part(
 }
 
 fn watched(part: &Part) -> String {
-    match part.n_known == part.n {
-        true => format!("{} copy-ups", part.n),
-        false => format!("{} of {} copy-ups, the others were not watched", part.n_known, part.n),
+    let copy_ups = counted(part.n, "copy-up");
+    let mut told = match part.n_known == part.n {
+        true => copy_ups,
+        false => format!("{} of {copy_ups}, the others were not watched", part.n_known),
+    };
+    if part.n_whole > 0 {
+        let all = if part.n_whole == part.n_known {
+            String::new()
+        } else {
+            format!(" of {}", part.n_whole)
+        };
+        told += &format!(
+            " (the whole{all}: this daemon tells what it did, and not how long each part took)"
+        );
     }
+    told
 }
 
 fn metacopy(facts: &Facts, found: &mut Findings) {
@@ -250,7 +265,7 @@ mod tests {
     use super::*;
 
     fn facts() -> Facts {
-        let part = Part { n: 10, n_known: 10, time: 600 };
+        let part = Part { n: 10, n_known: 10, n_whole: 0, time: 600 };
         Facts {
             source: "/merged".into(),
             unit: LatencyUnit::Nanoseconds,

@@ -48,7 +48,7 @@ fn of_cell(record: &Record, cell: &Cell) -> Option<Facts> {
         name.strip_prefix("copy_ups.").is_some_and(|call| OF_ATTRIBUTES.contains(&call))
     });
     let phase = |name: &str, what: &str| match sum(name) {
-        Some((n, time)) => Ok(Part { n, n_known: n, time }),
+        Some((n, time)) => Ok(Part { n, n_known: n, n_whole: 0, time }),
         None => Err(format!("no {what} of a copy-up was seen in this cell")),
     };
     let data = phase("copy_up_data", "data");

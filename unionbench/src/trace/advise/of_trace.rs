@@ -6,6 +6,7 @@ use hdrhistogram::Histogram;
 
 use super::{Facts, Lookups, Part};
 use crate::stats::{fit, hdr};
+use crate::trace::probes::BUNDLED;
 use crate::trace::summary::{self, Table};
 use crate::trace::{CopiedBy, Event, Header, Kind, Object, Trigger};
 use crate::unit::LatencyUnit;
@@ -75,6 +76,11 @@ impl Watched {
         self.time = self.time.saturating_add(event.latency_ns.0);
         let data = event.data_ns.map(|ns| ns.0);
         let fsync = event.fsync_ns.map(|ns| ns.0);
+        // The bundled union's daemon tells bytes and fsyncs, and no times of them.
+        let whole = event.file_system == BUNDLED && data.is_none() && fsync.is_none();
+        if whole && event.copied_bytes.is_some() {
+            return self.copy_up_of_daemon(event);
+        }
         let file = event.object == Some(Object::File);
         if file && event.size_bytes != Some(0) && event.trigger.is_some_and(of_attributes) {
             take(&mut self.attributes, data.map(|data| data + fsync.unwrap_or(0)));
@@ -84,6 +90,28 @@ impl Watched {
         if bytewise && event.copied_bytes != Some(0) {
             take(&mut self.copying, data);
         }
+        self.place(event);
+    }
+
+    /// What a part took is not known, only that it was there: at most the whole.
+    fn copy_up_of_daemon(&mut self, event: &Event) {
+        let n_bytes = event.copied_bytes.unwrap_or(0);
+        let n_fsyncs = event.n_fsyncs.unwrap_or(0);
+        let of = |is_there: bool| if is_there { event.latency_ns.0 } else { 0 };
+        let attributes = event.trigger.is_some_and(of_attributes);
+        if event.object == Some(Object::File) && event.size_bytes != Some(0) && attributes {
+            take_whole(&mut self.attributes, of(n_bytes > 0 || n_fsyncs > 0));
+        }
+        take_whole(&mut self.fsync, of(n_fsyncs > 0));
+        let bytewise = !matches!(event.copied_by, None | Some(CopiedBy::Clone | CopiedBy::Nothing));
+        if bytewise && n_bytes > 0 {
+            take_whole(&mut self.copying, event.latency_ns.0);
+        }
+        self.place(event);
+    }
+
+    /// Where a volume would have spared the copy-up.
+    fn place(&mut self, event: &Event) {
         if let Some(path) = &event.path {
             let mut parts = path.trim_matches('/').split('/');
             // A file at the root has no directory to put a volume over.
@@ -105,7 +133,7 @@ impl Watched {
         };
         let places = self.places.rows().into_iter().take(10);
         let places = places.map(|(path, tally)| {
-            let part = Part { n: tally.n, n_known: tally.n, time: tally.latency_ns };
+            let part = Part { n: tally.n, n_known: tally.n, n_whole: 0, time: tally.latency_ns };
             (path.to_owned(), part)
         });
         Facts {
@@ -153,6 +181,11 @@ fn take(part: &mut Part, time: Option<u64>) {
     }
 }
 
+fn take_whole(part: &mut Part, time: u64) {
+    take(part, Some(time));
+    part.n_whole += u64::from(time > 0);
+}
+
 /// What changes attributes or names alone, so that metacopy leaves the data.
 fn of_attributes(trigger: Trigger) -> bool {
     matches!(
@@ -179,8 +212,11 @@ mod tests {
         (0..30).for_each(|i| watcher.add(&sample::event(i)));
         let facts = watcher.facts(&sample::header(), LatencyUnit::Nanoseconds).remove(0);
         // Every third is a chown; each took 20 µs for data and 50 for fsync.
-        assert_eq!(facts.attributes, Ok(Part { n: 10, n_known: 10, time: 10 * 70_000 }));
-        assert_eq!(facts.fsync, Ok(Part { n: 30, n_known: 30, time: 30 * 50_000 }));
+        assert_eq!(
+            facts.attributes,
+            Ok(Part { n: 10, n_known: 10, n_whole: 0, time: 10 * 70_000 })
+        );
+        assert_eq!(facts.fsync, Ok(Part { n: 30, n_known: 30, n_whole: 0, time: 30 * 50_000 }));
         assert_eq!(facts.copying.map(|p| p.n), Ok(29));
         assert_eq!(facts.places.len(), 2);
         assert!(facts.lookups.is_err());
@@ -193,6 +229,37 @@ mod tests {
         watcher.add(&event);
         let facts = watcher.facts(&sample::header(), LatencyUnit::Nanoseconds).remove(0);
         assert!(facts.attributes.is_err() && facts.fsync.is_err() && facts.copying.is_err());
+    }
+
+    #[test]
+    fn a_daemon_that_tells_no_times_of_parts_gives_a_bound() {
+        let of = |trigger, by, bytes, n_fsyncs| Event {
+            file_system: BUNDLED.to_owned(),
+            trigger: Some(trigger),
+            copied_by: Some(by),
+            copied_bytes: Some(bytes),
+            n_fsyncs: Some(n_fsyncs),
+            latency_ns: Nanos(1000),
+            data_ns: None,
+            fsync_ns: None,
+            ..sample::event(2)
+        };
+        let mut watcher = Watcher::default();
+        for event in [
+            of(Trigger::Chmod, CopiedBy::CopyFileRange, 4096, 1),
+            of(Trigger::OpenWrite, CopiedBy::ReadWrite, 4096, 1),
+            of(Trigger::Chown, CopiedBy::Nothing, 0, 0),
+            of(Trigger::OpenWrite, CopiedBy::Clone, 4096, 1),
+        ] {
+            watcher.add(&event);
+        }
+        let facts = watcher.facts(&sample::header(), LatencyUnit::Nanoseconds).remove(0);
+        let part = |n, n_whole, time| Ok(Part { n, n_known: n, n_whole, time });
+        assert_eq!(facts.attributes, part(2, 1, 1000));
+        assert_eq!(facts.fsync, part(4, 3, 3000));
+        assert_eq!(facts.copying, part(2, 2, 2000));
+        let found = super::super::findings(facts);
+        assert!(found.advice.iter().any(|a| a.at_most && a.basis.contains("this daemon tells")));
     }
 
     #[test]

@@ -95,15 +95,34 @@ impl Summary {
     /// A line cannot be read.
     pub fn of(recording: &mut Recording) -> Result<Self, RecordingError> {
         let mut summary = Self::new(recording.header());
+        summary.take_in(recording)?;
+        Ok(summary)
+    }
+
+    /// Adds a whole recording to what is there. Mounts, files, processes and so
+    /// on are the same where their names are.
+    ///
+    /// # Errors
+    /// A line cannot be read.
+    pub fn take_in(&mut self, recording: &mut Recording) -> Result<(), RecordingError> {
+        let kernel = &recording.header().kernel;
+        if !self.kernel.split(", ").any(|known| known == kernel) {
+            self.kernel = format!("{}, {kernel}", self.kernel);
+        }
         for event in recording.by_ref() {
-            summary.add(&event?);
+            self.add(&event?);
         }
         let n_missing = recording.n_missing();
-        summary.set_losses(match recording.ending() {
+        let losses = match recording.ending() {
             Ending::Whole(end) => Losses { n_lost: end.n_lost, n_missing, cut: false },
             Ending::Open | Ending::Cut => Losses { cut: true, ..Losses::default() },
+        };
+        self.set_losses(Losses {
+            n_lost: self.losses.n_lost + losses.n_lost,
+            n_missing: self.losses.n_missing + losses.n_missing,
+            cut: self.losses.cut || losses.cut,
         });
-        Ok(summary)
+        Ok(())
     }
 
     /// Takes one event in.
