@@ -9,6 +9,7 @@ use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use anyhow::{Context, Result, bail};
 
 use crate::command::{must_succeed, say};
+use crate::program;
 
 const BASELINES: &str = "results/baselines";
 const BUDGET: &str = "xtask/gate.toml";
@@ -17,8 +18,12 @@ const KERNELS: [&str; 2] = ["6.1", "6.12"];
 /// that it knows what moves for nothing. Of five some later run in a hundred
 /// alarms, of ten none (docs/gate.md).
 const RUNS: u32 = 10;
-/// Runs in one boot of a guest, which costs more than a run does.
-const RUNS_PER_BOOT: u32 = 5;
+/// Runs in one boot of a guest. What is judged later is the first of its boot, so
+/// that as many of these are as the time for boots allows.
+const RUNS_PER_BOOT: u32 = 2;
+/// Programs beside the one that is built that the boots take turns with: the same
+/// code in another order.
+const RELINKED: u32 = 4;
 
 /// A scenario of the gate. Few kinds of operation need more than `gate` has, and
 /// each scenario costs CI half a minute a kernel.
@@ -88,17 +93,28 @@ impl Entry {
 /// named; `save` makes them anew instead. The exit code is the gravest of those that
 /// `unionbench gate` gave: 3 a regression, 4 inconclusive, 5 where a baseline does
 /// not hold here.
-pub fn run(root: &Path, program: &Path, arguments: &[String]) -> Result<ExitCode> {
+pub fn run(root: &Path, object: Option<&Path>, arguments: &[String]) -> Result<ExitCode> {
     let (saving, names) = match arguments {
         [word, names @ ..] if word == "save" => (true, names),
         names => (false, names),
     };
     let entries = entries(names)?;
-    if saving {
-        each_kernel(|kernel| entries.iter().try_for_each(|e| save(root, program, e, kernel)))?;
-        return Ok(ExitCode::SUCCESS);
+    if !saving {
+        return judge(root, &program::build(root, object)?, &entries);
     }
-    judge(root, program, &entries)
+    say(&format!("gate: linking the program {RELINKED} times in another order"));
+    let relinked = program::relinked(root, object, &fresh(root, "relinked")?, RELINKED)?;
+    let program = program::build(root, object)?;
+    let programs = Programs { program: &program, relinked: &relinked };
+    each_kernel(|kernel| entries.iter().try_for_each(|e| save(root, programs, e, kernel)))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What runs of a baseline are made with.
+#[derive(Clone, Copy)]
+struct Programs<'a> {
+    program: &'a Path,
+    relinked: &'a [PathBuf],
 }
 
 /// Those with these names; all without any.
@@ -211,14 +227,17 @@ fn code(status: ExitStatus) -> u8 {
     status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
 }
 
-fn save(root: &Path, program: &Path, entry: &Entry, kernel: &str) -> Result<()> {
-    let name = entry.name;
+fn save(root: &Path, programs: Programs<'_>, entry: &Entry, kernel: &str) -> Result<()> {
+    let (name, program) = (entry.name, programs.program);
     say(&format!("gate: {RUNS} perturbed runs of {name} on Debian's {kernel} make a baseline"));
     let out = fresh(root, &format!("saved-{name}-{kernel}"))?;
     let mut runs = unionbench(root, program);
     runs.args(["gate", "selftest", &entry.scenario(), "--lab", "--kernel", kernel]);
     runs.args(entry.flags()).args(["--rounds", "1", "--keep-seed"]);
     runs.args(["--runs", &RUNS.to_string(), "--per-boot", &RUNS_PER_BOOT.to_string()]);
+    programs.relinked.iter().for_each(|other| {
+        runs.arg("--program").arg(other);
+    });
     // Each run against all others.
     runs.args(["--base-runs", &(RUNS - 1).to_string(), "--comparisons", &RUNS.to_string()]);
     // A run that would alarm against the others is told, and is in the

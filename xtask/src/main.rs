@@ -87,14 +87,15 @@ fn dispatch(arguments: &[String]) -> Result<ExitCode> {
             let object = object_or_none(&root);
             let mut command = cargo_with(&root, "bench", object.as_deref(), rest);
             // What is timed is built as the program is, and shares its dependencies.
-            command.env("CARGO_BUILD_TARGET", program::target()).env("RUSTFLAGS", program::FLAGS);
+            command
+                .env("CARGO_BUILD_TARGET", program::target())
+                .envs(program::environment(&root));
             return command::status(&mut command);
         }
         "gate" => {
             setup::lab();
             let object = object_or_none(&root);
-            let program = program::build(&root, object.as_deref())?;
-            return gate::run(&root, &program, rest);
+            return gate::run(&root, object.as_deref(), rest);
         }
         "check" => return check::all(&root),
         "help" | "--help" | "-h" => println!("{USAGE}"),

@@ -6,18 +6,16 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::command::{cargo, must_succeed};
+use crate::program::{SEPARATOR, remap_flags};
 use crate::setup::Tools;
 
 const TARGET: &str = "bpfel-unknown-none";
-/// Options to rustc are handed over separated by this character, so that one
-/// may hold blanks.
-const SEPARATOR: &str = "\u{1f}";
 
 /// The path of the object, rebuilt when its source changed.
 pub fn build(root: &Path, tools: &Tools) -> Result<PathBuf> {
     let package = root.join("unionbench-ebpf");
     let folder = root.join("target/ebpf");
-    let options = [
+    let mut options = vec![
         // aya-ebpf picks the register layout of function arguments by this.
         format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH),
         "-Cdebuginfo=2".to_owned(),
@@ -26,6 +24,8 @@ pub fn build(root: &Path, tools: &Tools) -> Result<PathBuf> {
         "-Ctarget-cpu=v3".to_owned(),
         "-Clink-arg=--btf".to_owned(),
     ];
+    // Its type information names source files, and the program holds it whole.
+    options.extend(remap_flags(root));
     let mut command = cargo(root);
     command
         .current_dir(&package)

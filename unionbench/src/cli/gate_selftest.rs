@@ -38,10 +38,14 @@ pub struct Args {
     /// once, instead of drawing bases again and again
     #[arg(long)]
     apart: bool,
-    /// Runs in one boot of the lab; they share the program's bytes and the
-    /// initial file system
+    /// Runs in one boot of the lab; they share the program and the initial file
+    /// system
     #[arg(long, default_value_t = 1)]
     per_boot: u32,
+    /// Another build of this program, which boots of the lab take turns with: that
+    /// it was built again should not matter
+    #[arg(long = "program", value_name = "FILE")]
+    pub(super) programs: Vec<PathBuf>,
     /// Comparisons to draw
     #[arg(long, default_value_t = 100)]
     comparisons: usize,
@@ -91,14 +95,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     fs::create_dir_all(&args.out).with_context(|| format!("cannot make {}", args.out.display()))?;
     let bench = Bench::new(args)?;
-    if args.lab && !args.again {
-        bench.pad()?;
-    }
-    let measured = measure(args, &bench, &injections);
-    if args.lab && !args.again {
-        bench.unpad()?;
-    }
-    let Measured { same, injected, walls } = measured?;
+    let Measured { same, injected, walls } = measure(args, &bench, &injections)?;
     let base_runs = args.base_runs.unwrap_or(if args.lab { 10 } else { 0 });
     let pairing = match base_runs {
         0 => Pairing::Disjoint,
@@ -207,15 +204,16 @@ fn jobs<'a>(
     injections: &'a [(Injection, String)],
     per_boot: u32,
 ) -> Vec<Vec<Job<'a>>> {
+    let perturbation = |n| Perturbation::shared(n, per_boot, 1 + args.programs.len());
     let job = |what: String, n: u32, set: Option<String>, injection| Job {
         what: match args.lab {
-            true => format!("{what}, changed: {}", Perturbation::shared(n, per_boot)),
+            true => format!("{what}, changed: {}", perturbation(n)),
             false => what,
         },
         change: Change {
             set,
             perturbation: match args.lab {
-                true => Perturbation::shared(n, per_boot),
+                true => perturbation(n),
                 false => Perturbation::default(),
             },
         },

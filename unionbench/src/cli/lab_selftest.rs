@@ -89,6 +89,10 @@ pub(super) struct BatchRun {
     pub env: Vec<(String, String)>,
     /// Virtual time the guest idles before it.
     pub idle_ms: u64,
+    /// Files that are made before it; a fifth of them stays.
+    pub files: u32,
+    /// Processes that are started and end before it.
+    pub processes: u32,
 }
 
 /// The file below the output folder in which `probe-cost` leaves its figures.
@@ -195,11 +199,34 @@ fn batch() -> anyhow::Result<()> {
     let runs: Vec<BatchRun> =
         serde_json::from_slice(&text).with_context(|| format!("cannot read {BATCH}"))?;
     let program = std::env::current_exe().context("cannot find this program")?;
-    for run in runs {
+    for (number, run) in runs.iter().enumerate() {
+        unsettle(&program, number, run)?;
         std::thread::sleep(Duration::from_millis(run.idle_ms));
         let mut command = Command::new(&program);
-        command.args(&run.argv).envs(run.env).stdout(Stdio::null());
+        command.args(&run.argv).envs(run.env.clone()).stdout(Stdio::null());
         command.status().context("cannot start a run of the batch")?;
+    }
+    Ok(())
+}
+
+/// Leaves the kernel's memory and its numbers of processes as another history
+/// would: pages and slabs partly in use, some of them freed.
+fn unsettle(program: &Path, number: usize, run: &BatchRun) -> anyhow::Result<()> {
+    let folder = PathBuf::from(format!("/before-{number}"));
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let files: Vec<PathBuf> = (0..run.files).map(|k| folder.join(format!("f{k}"))).collect();
+    for (k, file) in files.iter().enumerate() {
+        // From an empty file to several pages.
+        let bytes = vec![1u8; (k * 997) % 20_000];
+        fs::write(file, bytes).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    for (_, file) in files.iter().enumerate().filter(|(k, _)| k % 5 != 0) {
+        fs::remove_file(file).with_context(|| format!("cannot remove {}", file.display()))?;
+    }
+    for _ in 0..run.processes {
+        let mut command = Command::new(program);
+        let ended = command.arg("--version").stdout(Stdio::null()).status();
+        ended.context("cannot start a process before a run")?;
     }
     Ok(())
 }

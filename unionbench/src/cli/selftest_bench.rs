@@ -20,9 +20,8 @@ use crate::scenario;
 /// What is run, apart from what is changed in a single run.
 pub(super) struct Bench<'a> {
     args: &'a Args,
-    program: PathBuf,
-    /// The program with other bytes behind it, for perturbed guests.
-    padded: PathBuf,
+    /// This program, and other builds of it that guests take turns with.
+    programs: Vec<PathBuf>,
 }
 
 /// What differs in one run.
@@ -44,23 +43,30 @@ pub(super) struct Perturbation {
     idle: Duration,
     /// Bytes of the name of the scratch folder.
     name: usize,
-    /// The program has other bytes behind it.
-    padding: bool,
+    /// Files made beforehand, of which most are removed again: the kernel's memory
+    /// is in another state.
+    files: u32,
+    /// Processes started beforehand.
+    processes: u32,
+    /// Which of the programs.
+    program: usize,
     /// Bytes of a further file in the guest's memory.
     ballast: usize,
 }
 
 impl Perturbation {
     /// The perturbation of run `n` where `per_boot` runs share a boot and thus
-    /// the program's bytes and the initial file system.
-    pub(super) fn shared(n: u32, per_boot: u32) -> Self {
-        let boot = Self::of(n / per_boot);
-        Self { padding: boot.padding, ballast: boot.ballast, ..Self::of(n) }
+    /// the program and the initial file system, and boots take turns with so many
+    /// programs.
+    pub(super) fn shared(n: u32, per_boot: u32, n_programs: usize) -> Self {
+        let boot = n / per_boot;
+        let ballast = Self::of(boot).ballast;
+        Self { program: boot as usize % n_programs.max(1), ballast, ..Self::of(n) }
     }
 
     /// The perturbation of run `n`; the first is none. Each takes another
     /// combination, so that no two runs are equal.
-    pub(super) fn of(n: u32) -> Self {
+    fn of(n: u32) -> Self {
         if n == 0 {
             return Self::default();
         }
@@ -70,7 +76,9 @@ impl Perturbation {
             environment: [0, 100, 3_000, 20_000, 64_000][k % 5],
             idle: Duration::from_millis([0, 10, 1_003, 7_777][(k / 2) % 4]),
             name: [0, 5, 40, 120][(k / 3) % 4],
-            padding: k % 2 == 1,
+            files: [0, 7, 60, 500][(k / 4 + k) % 4],
+            processes: [0, 1, 6, 17, 40][(k / 7) % 5],
+            program: 0,
             ballast: [0, 4_096, 1_000_000, 5_000_000, 50_000][(k / 5 + k) % 5],
         }
     }
@@ -78,20 +86,20 @@ impl Perturbation {
 
 impl std::fmt::Display for Perturbation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { seed, environment, idle, name, padding, ballast } = self;
+        let Self { seed, environment, idle, name, files, processes, program, ballast } = self;
         write!(
             f,
-            "seed +{seed}, environment +{environment} bytes, idle +{} ms, name +{name} bytes, {}padded, memory +{ballast} bytes",
+            "program {program}, seed +{seed}, environment +{environment} bytes, idle +{} ms, name +{name} bytes, {files} files and {processes} processes before, memory +{ballast} bytes",
             idle.as_millis(),
-            if *padding { "" } else { "not " }
         )
     }
 }
 
 impl<'a> Bench<'a> {
     pub(super) fn new(args: &'a Args) -> anyhow::Result<Self> {
-        let program = std::env::current_exe().context("cannot find this program")?;
-        Ok(Self { args, padded: args.out.join("padded-program"), program })
+        let own = std::env::current_exe().context("cannot find this program")?;
+        let programs = std::iter::once(own).chain(args.programs.iter().cloned()).collect();
+        Ok(Self { args, programs })
     }
 
     /// One run for each of `changes`, in the lab all in one boot.
@@ -108,7 +116,7 @@ impl<'a> Bench<'a> {
 
     fn run_here(&self, set: &[String]) -> anyhow::Result<Record> {
         let results = tempfile::tempdir().context("cannot make a folder for a record")?;
-        let mut command = Command::new(&self.program);
+        let mut command = Command::new(&self.programs[0]);
         command.arg("run").arg(&self.args.scenario).arg("--results").arg(results.path());
         command.args(["--quiet", "--format", "json"]).args(self.arguments(set, None));
         let output = command.output().context("cannot start a run")?;
@@ -130,7 +138,8 @@ impl<'a> Bench<'a> {
             let set = self.set(change);
             let (scenario, text): (_, ScenarioText) = scenario::load(&self.args.scenario, &set)?;
             let plan: Plan = plan::expand(&scenario, &Choices::default())?;
-            let Perturbation { seed, environment, idle, name, .. } = change.perturbation;
+            let Perturbation { seed, environment, idle, name, files, processes, .. } =
+                change.perturbation;
             let seed = if self.args.keep_seed { 0 } else { seed };
             let arguments = self.arguments(&set, Some(scenario.seed + seed));
             let mut scratch = "/scratch".to_owned();
@@ -142,6 +151,8 @@ impl<'a> Bench<'a> {
                 argv: run_lab::words(&format!("/out/{}", folder(n)), &scratch, &arguments),
                 env: vec![("PADDING".into(), "x".repeat(environment))],
                 idle_ms: u64::try_from(idle.as_millis()).unwrap_or(u64::MAX),
+                files,
+                processes,
             });
             if n == 0 {
                 let (plan, scenario) = (&plan, &text);
@@ -152,11 +163,11 @@ impl<'a> Bench<'a> {
         let batch = serde_json::to_vec(&runs).context("cannot encode the runs")?;
         guest.files.push(GuestFile::bytes(BATCH, batch));
         guest.argv = ["unionbench", "lab-selftest", "batch"].map(str::to_owned).into();
-        let Perturbation { padding, ballast, .. } = first.perturbation;
+        let Perturbation { program, ballast, .. } = first.perturbation;
         if ballast > 0 {
             guest.files.push(GuestFile::bytes("/ballast", vec![1; ballast]));
         }
-        guest.binary = Some(if padding { self.padded.clone() } else { self.program.clone() });
+        guest.binary = self.programs.get(program).cloned();
         let outcome = guest.run()?;
         (0..changes.len()).map(|n| run_lab::record_below(&folder(n), &guest, &outcome)).collect()
     }
@@ -177,22 +188,6 @@ impl<'a> Bench<'a> {
             words.push("--no-probes".into());
         }
         words
-    }
-
-    /// The program with 100,003 bytes behind it: everything that is read from
-    /// the initial file system after it lies elsewhere.
-    pub(super) fn pad(&self) -> anyhow::Result<()> {
-        let mut bytes = fs::read(&self.program).context("cannot read this program")?;
-        bytes.resize(bytes.len() + 100_003, 0);
-        let mode = fs::metadata(&self.program).context("cannot read this program")?.permissions();
-        fs::write(&self.padded, bytes)
-            .and_then(|()| fs::set_permissions(&self.padded, mode))
-            .context("cannot write a padded program")
-    }
-
-    /// Removes the padded program.
-    pub(super) fn unpad(&self) -> anyhow::Result<()> {
-        fs::remove_file(&self.padded).context("cannot remove the padded program")
     }
 
     /// Where the record of run `number` is kept.
@@ -222,15 +217,22 @@ mod tests {
 
     #[test]
     fn no_two_perturbations_of_a_selftest_are_equal() {
-        let all: BTreeSet<String> = (0..400).map(|n| Perturbation::of(n).to_string()).collect();
+        let all: BTreeSet<String> =
+            (0..400).map(|n| Perturbation::shared(n, 1, 3).to_string()).collect();
         assert_eq!(all.len(), 400);
     }
 
     #[test]
     fn runs_of_one_boot_differ_in_what_can_differ_there() {
-        let boot: Vec<Perturbation> = (10..20).map(|n| Perturbation::shared(n, 10)).collect();
-        assert!(boot.iter().all(|p| p.padding && p.ballast == boot[0].ballast));
+        let boot: Vec<Perturbation> = (10..20).map(|n| Perturbation::shared(n, 10, 3)).collect();
+        assert!(boot.iter().all(|p| p.program == 1 && p.ballast == boot[0].ballast));
         let all: BTreeSet<String> = boot.iter().map(Perturbation::to_string).collect();
         assert_eq!(all.len(), 10);
+    }
+
+    #[test]
+    fn boots_take_turns_with_the_programs() {
+        let turns: Vec<usize> = (0..8).map(|n| Perturbation::shared(n, 2, 3).program).collect();
+        assert_eq!(turns, [0, 0, 1, 1, 2, 2, 0, 0]);
     }
 }
