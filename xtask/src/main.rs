@@ -87,9 +87,7 @@ fn dispatch(arguments: &[String]) -> Result<ExitCode> {
             let object = object_or_none(&root);
             let mut command = cargo_with(&root, "bench", object.as_deref(), rest);
             // What is timed is built as the program is, and shares its dependencies.
-            command
-                .env("CARGO_BUILD_TARGET", program::target())
-                .envs(program::environment(&root));
+            command.env("CARGO_BUILD_TARGET", program::target()).envs(program::environment(&root));
             return command::status(&mut command);
         }
         "gate" => {

@@ -99,8 +99,11 @@ fn layout(seed: u32, bytes: &Path) -> Vec<String> {
     let mut options: Vec<String> =
         shuffled.iter().map(|glob| format!("--shuffle-sections={glob}={seed}")).collect();
     // A symbol of theirs is asked for, because what nobody refers to is left out.
-    let symbol: String =
-        bytes.to_string_lossy().chars().map(|c| if c.is_alphanumeric() { c } else { '_' }).collect();
+    let symbol: String = bytes
+        .to_string_lossy()
+        .chars()
+        .map(|c| if c.is_alphanumeric() { c } else { '_' })
+        .collect();
     options.push(format!("--undefined=_binary_{symbol}_start"));
     options.push("--format=binary".into());
     options.push(bytes.display().to_string());
@@ -121,7 +124,9 @@ fn remapped<'a>(
     folders: &'a [Option<PathBuf>; 3],
 ) -> impl Iterator<Item = String> + 'a {
     let pairs = folders.iter().zip(STANDS_FOR);
-    pairs.filter_map(move |(folder, name)| Some(format!("{flag}{}={name}", folder.as_ref()?.display())))
+    pairs.filter_map(move |(folder, name)| {
+        Some(format!("{flag}{}={name}", folder.as_ref()?.display()))
+    })
 }
 
 /// The commit that is built, marked if the tree differs from it; none outside

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
+use serde::Serialize;
 
 use super::Failure;
 use crate::compare::{Comparison, Uniform, Verdict, compare};
@@ -24,9 +25,21 @@ pub struct Args {
     /// Change of instructions that is allowed, in percent
     #[arg(long, value_name = "PERCENT", default_value_t = 0.5)]
     tolerance: f64,
+    /// Also lists what passed and what was left out
+    #[arg(long)]
+    all: bool,
     /// What is printed
     #[arg(long, value_enum, default_value_t = Form::Human)]
     format: Form,
+}
+
+/// A comparison with what its sides are called.
+#[derive(Debug, Serialize)]
+pub(super) struct Compared {
+    pub base: String,
+    pub new: String,
+    #[serde(flatten)]
+    pub comparison: Comparison,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -53,31 +66,35 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let base = store::read(&args.base)?;
     let mut comparisons = Vec::new();
     for path in &args.new {
-        comparisons
-            .push((path.display().to_string(), compare(&base, &store::read(path)?, &policy)?));
+        comparisons.push(Compared {
+            base: args.base.display().to_string(),
+            new: path.display().to_string(),
+            comparison: compare(&base, &store::read(path)?, &policy)?,
+        });
     }
-    print(args.format, &comparisons)?;
-    Ok(exit_code(comparisons.iter().map(|(_, comparison)| comparison.verdict())))
+    print(args.format, &comparisons, args.all)?;
+    Ok(exit_code(comparisons.iter().map(|compared| compared.comparison.verdict())))
 }
 
-/// Prints comparisons with what each was of.
-pub(super) fn print(form: Form, comparisons: &[(String, Comparison)]) -> anyhow::Result<()> {
+/// Prints comparisons with what each was of; for people what passed is listed if
+/// `all`.
+pub(super) fn print(form: Form, comparisons: &[Compared], all: bool) -> anyhow::Result<()> {
     match form {
         Form::Human => {
-            for (name, comparison) in comparisons {
-                println!("{name}");
-                print!("{comparison}");
+            for Compared { base, new, comparison } in comparisons {
+                print!("base  {base}\nnew   {new}\n{}", comparison.text(all));
+            }
+            let folded = |c: &Compared| c.comparison.of(Verdict::Pass).next().is_some();
+            if !all && comparisons.iter().any(folded) {
+                eprintln!("unionbench: --all also lists what passed");
             }
         }
         Form::Md => {
-            for (name, comparison) in comparisons {
-                print!("{}", comparison_md(name, comparison));
+            for Compared { base, new, comparison } in comparisons {
+                print!("{}", comparison_md(base, new, comparison));
             }
         }
-        Form::Json => {
-            let all: Vec<_> = comparisons.iter().map(|(_, comparison)| comparison).collect();
-            println!("{}", serde_json::to_string_pretty(&all)?);
-        }
+        Form::Json => println!("{}", serde_json::to_string_pretty(comparisons)?),
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
 
-use super::compare::{Form, exit_code, print};
+use super::compare::{Compared, Form, exit_code, print};
 use super::{Failure, gate_selftest, gate_top_up, step_summary};
 use crate::compare::{Comparison, Figure, RATIOS, Subject, Verdict};
 use crate::gate::{Baseline, Budget, judge, trend};
@@ -51,6 +51,9 @@ pub struct Args {
     /// The kernel is what is under test: it may be another than the baseline's
     #[arg(long)]
     across_kernels: bool,
+    /// Also lists what passed and what was left out
+    #[arg(long)]
+    all: bool,
     /// What is printed
     #[arg(long, value_enum, default_value_t = Form::Human)]
     format: Form,
@@ -96,16 +99,21 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             accept(args, kept, &comparison, &subject)?;
             comparison = verdict(&subject, kept)?;
         }
-        judged.push((kept.0.display().to_string(), comparison));
+        judged.push(Compared {
+            base: kept.0.display().to_string(),
+            new: path.display().to_string(),
+            comparison,
+        });
         warn_of_trend(args.history.as_deref(), subject)?;
     }
-    print(args.format, &judged)?;
-    let page: String = judged.iter().map(|(name, c)| comparison_md(name, c)).collect();
+    print(args.format, &judged, args.all)?;
+    let page: String =
+        judged.iter().map(|c| comparison_md(&c.base, &c.new, &c.comparison)).collect();
     // The verdict stands whether or not it can be told there.
     if let Err(error) = step_summary::append(&page) {
         eprintln!("unionbench: {error:#}");
     }
-    Ok(exit_code(judged.iter().map(|(_, comparison)| comparison.verdict())))
+    Ok(exit_code(judged.iter().map(|judged| judged.comparison.verdict())))
 }
 
 /// Every record under `paths`, by path. A path without any is refused: nothing
@@ -294,7 +302,7 @@ fn warn_of_few_rounds(subject: &Subject) {
         .iter()
         .filter_map(|cell| match cell.metrics.get(RATIOS[0])? {
             Figure::Ratios(ratios) => Some(ratios.len()),
-            Figure::Exact(_) | Figure::Range { .. } => None,
+            _ => None,
         })
         .collect();
     let needed = fewest_for(0.05 / rounds.len().max(1) as f64);

@@ -58,7 +58,7 @@ pub(super) fn top_up(
 fn rounds(subject: &Subject) -> usize {
     let ratios = subject.cells.iter().filter_map(|cell| match cell.metrics.get(RATIOS[0])? {
         Figure::Ratios(ratios) => Some(ratios.len()),
-        Figure::Exact(_) | Figure::Range { .. } => None,
+        _ => None,
     });
     ratios.max().unwrap_or(0)
 }

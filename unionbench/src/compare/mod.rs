@@ -8,6 +8,8 @@
 //! matters, put together by Simes and corrected after Holm for the number of
 //! cells. A comparison that cannot tell says so.
 
+mod instructions;
+mod operations;
 mod ratio;
 mod subject;
 mod text;
@@ -17,9 +19,10 @@ use serde::Serialize;
 use crate::record::Record;
 use crate::stats::signed_rank::hodges_lehmann;
 
+pub use operations::Operations;
 pub use subject::{
-    CellFigures, Figure, INSTRUCTIONS, Identity, LATENCY, LabPins, Place, QUANTILES, RATIOS,
-    Subject, is_amount,
+    CellFigures, Figure, INSTRUCTIONS, Identity, LATENCY, LabPins, OPERATIONS, Place, QUANTILES,
+    RATIOS, Subject, is_amount,
 };
 
 /// Chance of any false alarm among the ratios of a comparison, and of a pass
@@ -48,6 +51,8 @@ pub enum CompareError {
         "cannot compare {cell}: the record holds it twice; restore it from its copy or measure again"
     )]
     Twice { cell: String },
+    #[error("cannot compare {cell}: {source}")]
+    Histogram { cell: String, source: crate::stats::hdr::HdrError },
     #[error("cannot compare nothing: name at least one record")]
     Empty,
     #[error("cannot compare the record of {scenario}: no cell of it has a valid figure")]
@@ -207,7 +212,10 @@ pub fn compare_subjects(
         for (metric, figure) in judged.iter().filter_map(|m| cell.metrics.get_key_value(m)) {
             let found = twin.and_then(|twin| twin.metrics.get(metric));
             comparison.rows.push(match found {
-                Some(other) => row(cell, metric, figure, other, policy),
+                Some(other) => {
+                    let row = row(cell, metric, figure, other, policy);
+                    instructions::with_operations(row, cell, twin, policy)
+                }
                 None => {
                     let why = match twin {
                         None => "the new record does not hold the cell".to_owned(),
@@ -237,89 +245,30 @@ pub fn compare_subjects(
         comparison.left_out.push((cell.id.clone(), "the base does not hold it".to_owned()));
     }
     ratio::judge(&mut comparison.rows, base, new);
+    let holds_operations = |side: &Subject| side.cells.iter().any(|c| c.operations().is_some());
+    if holds_operations(new) && !holds_operations(base) {
+        comparison.notes.push(
+            "operations: only the new side holds them; of instructions the quantiles alone are compared: save the base anew to find smaller changes".to_owned(),
+        );
+    }
     Ok(comparison)
 }
 
-/// The metrics of `cell` that get a row: of its quantiles of instructions one,
-/// and of its ratios one, which is chosen when they are judged.
+/// The metrics of `cell` that get a row: of what it holds of instructions one, and
+/// of its ratios one, which is chosen when they are judged.
 fn judged_metrics(
     cell: &CellFigures,
     twin: Option<&CellFigures>,
     policy: &dyn Policy,
 ) -> Vec<String> {
-    let one_of_many = |m: &str| QUANTILES.contains(&m) || RATIOS.contains(&m);
+    let one_of_many = |m: &str| QUANTILES.contains(&m) || m == OPERATIONS || RATIOS.contains(&m);
     let mut names: Vec<String> = cell.metrics.keys().filter(|m| !one_of_many(m)).cloned().collect();
     let quantiles: Vec<&str> =
         QUANTILES.into_iter().filter(|m| cell.metrics.contains_key(*m)).collect();
-    names.extend(chosen_quantile(cell, twin, &quantiles, policy).map(str::to_owned));
+    names.extend(instructions::chosen_quantile(cell, twin, &quantiles, policy).map(str::to_owned));
     let ratio = RATIOS.into_iter().find(|m| cell.metrics.contains_key(*m));
     names.extend(ratio.map(str::to_owned));
     names
-}
-
-/// The quantile that the cell is judged by. What a cell does falls into modes,
-/// and one quantile alone can jump from one to another; a slowdown moves all.
-/// So a cell became slower if each of its candidates rose, faster if each fell.
-///
-/// Where the base knows from several runs how far each quantile moves for
-/// nothing, the candidates are the two that moved least (of one alone, that
-/// would be 2 % of alarms for nothing with six runs: docs/gate.md). A base of a
-/// single run knows nothing of that, and all four are candidates.
-fn chosen_quantile<'a>(
-    cell: &CellFigures,
-    twin: Option<&CellFigures>,
-    quantiles: &[&'a str],
-    policy: &dyn Policy,
-) -> Option<&'a str> {
-    let known = quantiles.iter().any(|m| matches!(cell.metrics[*m], Figure::Range { .. }));
-    let tolerance = policy.tolerance(&cell.id, INSTRUCTIONS);
-    let mut candidates: Vec<Candidate<'a>> =
-        quantiles.iter().filter_map(|name| Candidate::of(name, cell, twin, tolerance)).collect();
-    if known {
-        candidates.sort_by(|a, b| a.width.total_cmp(&b.width));
-        candidates.truncate(2);
-    }
-    candidates.sort_by(|a, b| a.rise.total_cmp(&b.rise));
-    let all = |verdict| candidates.iter().all(|candidate| candidate.verdict == verdict);
-    let told = if all(Verdict::Fail) {
-        candidates.first()
-    } else if all(Verdict::Better) {
-        candidates.last()
-    } else {
-        // The one that moved least stands for the cell; if some rose and some
-        // fell, one that did not rise.
-        let of = |verdict| candidates.iter().filter(move |c| c.verdict == verdict);
-        let moved = |c: &&Candidate<'_>| (c.rise - 1.0).abs();
-        of(Verdict::Pass)
-            .min_by(|a, b| moved(a).total_cmp(&moved(b)))
-            .or_else(|| of(Verdict::Better).next_back())
-    };
-    told.map(|candidate| candidate.name).or(quantiles.first().copied())
-}
-
-/// A quantile of instructions on both sides.
-struct Candidate<'a> {
-    name: &'a str,
-    /// One and what the next run may differ by for nothing, as a share.
-    width: f64,
-    /// New over the base's highest.
-    rise: f64,
-    verdict: Verdict,
-}
-
-impl<'a> Candidate<'a> {
-    fn of(
-        name: &'a str,
-        cell: &CellFigures,
-        twin: Option<&CellFigures>,
-        tolerance: f64,
-    ) -> Option<Self> {
-        let bounds = |side: &CellFigures| side.metrics.get(name).and_then(Figure::bounds);
-        let (base, after) = (bounds(cell)?, bounds(twin?)?.1);
-        let (allowed, verdict) = against(base, after, tolerance, cell.slack());
-        let rise = (base.1 > 0.0).then_some(after / base.1)?;
-        Some(Self { name, width: (1.0 + allowed) / (1.0 + tolerance), rise, verdict })
-    }
 }
 
 /// What of a range may be left, as a share, and whether `after` leaves it. A few
@@ -384,6 +333,7 @@ fn rounds(n: usize) -> String {
 fn centre(figure: &Figure) -> Option<f64> {
     match figure {
         Figure::Exact(value) | Figure::Range { high: value, .. } => Some(*value),
+        Figure::Operations(_) => None,
         Figure::Ratios(ratios) => {
             let logs: Vec<f64> = ratios.iter().map(|ratio| ratio.ln()).collect();
             hodges_lehmann(&logs, 1.0 - ALPHA).map(|centre| centre.value.exp())

@@ -46,7 +46,7 @@ impl Quantile {
     ) -> Option<Self> {
         let side = |subject: &Subject| match subject.cell(cell)?.metrics.get(name)? {
             Figure::Ratios(ratios) => Some(ratios.clone()),
-            Figure::Exact(_) | Figure::Range { .. } => None,
+            _ => None,
         };
         let (before, after) = side(base).zip(side(new))?;
         let logs: Vec<f64> =

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::operations::Operations;
 use super::{CompareError, same};
 use crate::record::{Cell, CellStatus, Record, Round};
 use crate::unit::LatencyUnit;
@@ -20,6 +21,8 @@ pub const INSTRUCTIONS: &str = "instructions";
 /// two of them jumps when something changes that should not matter.
 pub const QUANTILES: [&str; 4] =
     ["instructions.median", "instructions.p25", "instructions.p75", "instructions.min"];
+/// All operations of a cell of the lab with their instructions; see [`Operations`].
+pub const OPERATIONS: &str = "instructions.operations";
 /// What a budget and `--accept` call the figure of wall time.
 pub const LATENCY: &str = "latency";
 /// The ratios of wall time that are kept, one of each per round: of a cell's
@@ -117,16 +120,23 @@ pub enum Figure {
     Exact(f64),
     /// From lowest to highest over runs that differed in what should not
     /// matter.
-    Range { low: f64, high: f64 },
+    Range {
+        low: f64,
+        high: f64,
+    },
     /// Over the control of the same round, one per round.
     Ratios(Vec<f64>),
+    Operations(Operations),
 }
 
 impl Subject {
     /// The figures of `record`. Fails where nothing of it can be compared.
     pub fn of(record: &Record) -> Result<Self, CompareError> {
-        let cells: Vec<CellFigures> =
-            record.cells.iter().map(|cell| figures(record, cell)).collect();
+        let cells: Vec<CellFigures> = record
+            .cells
+            .iter()
+            .map(|cell| figures(record, cell))
+            .collect::<Result<_, CompareError>>()?;
         if cells.iter().all(|cell| cell.metrics.is_empty()) {
             return Err(CompareError::Nothing { scenario: record.scenario.name.clone() });
         }
@@ -163,6 +173,12 @@ impl Subject {
                 }
             }
         }
+        for cell in &mut merged.cells {
+            if let Some(Figure::Operations(all)) = cell.metrics.get_mut(OPERATIONS) {
+                let of_each = runs.iter().filter_map(|run| run.cell(&cell.id)?.operations());
+                all.note_strays(&of_each.collect::<Vec<_>>());
+            }
+        }
         Ok(merged)
     }
 
@@ -173,6 +189,14 @@ impl Subject {
 }
 
 impl CellFigures {
+    /// Its operations, if it is of the lab.
+    pub fn operations(&self) -> Option<&Operations> {
+        match self.metrics.get(OPERATIONS)? {
+            Figure::Operations(operations) => Some(operations),
+            _ => None,
+        }
+    }
+
     /// How far beyond a range of it the next run may lie for nothing, as a share
     /// of the range's width. The ends of what is possible lie beyond those of n
     /// draws by 1/(n − 1) of their width in the mean, were all equally likely;
@@ -187,12 +211,13 @@ impl CellFigures {
 }
 
 impl Figure {
-    /// Lowest and highest of an exact figure or a range; absent for ratios.
+    /// Lowest and highest of an exact figure or a range; absent for ratios
+    /// and operations.
     pub fn bounds(&self) -> Option<(f64, f64)> {
         match self {
             Self::Exact(value) => Some((*value, *value)),
             Self::Range { low, high } => Some((*low, *high)),
-            Self::Ratios(_) => None,
+            Self::Ratios(_) | Self::Operations(_) => None,
         }
     }
 
@@ -200,6 +225,8 @@ impl Figure {
     fn widen(&mut self, other: &Self) {
         if let (Self::Ratios(own), Self::Ratios(more)) = (&mut *self, other) {
             own.extend(more);
+        } else if let (Self::Operations(own), Self::Operations(more)) = (&mut *self, other) {
+            own.add(more);
         } else if let (Some(own), Some(more)) = (self.bounds(), other.bounds()) {
             let (low, high) = (own.0.min(more.0), own.1.max(more.1));
             *self = if low == high { Self::Exact(low) } else { Self::Range { low, high } };
@@ -225,6 +252,7 @@ impl Figure {
             Self::Exact(v) => sound(v),
             Self::Range { low, high } => sound(low) && sound(high) && low <= high,
             Self::Ratios(all) => all.iter().all(|v| sound(v) && *v > 0.0),
+            Self::Operations(all) => all.is_sound(),
         }
     }
 }
@@ -275,7 +303,7 @@ fn place(record: &Record) -> Place {
     }
 }
 
-fn figures(record: &Record, cell: &Cell) -> CellFigures {
+fn figures(record: &Record, cell: &Cell) -> Result<CellFigures, CompareError> {
     let without_probes: Vec<&Round> = cell.rounds.iter().filter(|round| !round.probes).collect();
     let mut found = CellFigures {
         id: cell.id.clone(),
@@ -288,15 +316,15 @@ fn figures(record: &Record, cell: &Cell) -> CellFigures {
         CellStatus::Ok => {}
         CellStatus::Unsupported { reason } => {
             found.missing = Some(format!("it was unsupported: {reason}"));
-            return found;
+            return Ok(found);
         }
         CellStatus::Failed { reason } => {
             found.missing = Some(format!("it failed: {reason}"));
-            return found;
+            return Ok(found);
         }
         CellStatus::Invalid { reason } => {
             found.missing = Some(format!("it was invalid: {reason}"));
-            return found;
+            return Ok(found);
         }
     }
     match record.latency_unit {
@@ -304,6 +332,11 @@ fn figures(record: &Record, cell: &Cell) -> CellFigures {
             for (name, value) in QUANTILES.into_iter().zip(quantiles(&without_probes)) {
                 found.metrics.insert(name.into(), Figure::Exact(value));
             }
+            let operations = Operations::of(&without_probes)
+                .map_err(|source| CompareError::Histogram { cell: cell.id.clone(), source })?;
+            found
+                .metrics
+                .extend(operations.map(|all| (OPERATIONS.into(), Figure::Operations(all))));
         }
         LatencyUnit::Nanoseconds => {
             let control = record.control_of(cell);
@@ -327,7 +360,7 @@ fn figures(record: &Record, cell: &Cell) -> CellFigures {
             "it has no figure that can be compared: no control in its run, or no rounds".into()
         });
     }
-    found
+    Ok(found)
 }
 
 /// Of each of [`QUANTILES`] the lowest over the rounds; empty without samples.

@@ -171,7 +171,7 @@ fn one_more_of_what_is_counted_fails_and_names_the_counter() {
     let comparison = compare(&base, &new, &POLICY).expect("comparable");
     assert_eq!(comparison.verdict(), Verdict::Fail);
     assert!(comparison.of(Verdict::Fail).all(|row| row.metric == "copy_ups"));
-    assert!(comparison.to_string().contains("copy_ups"), "{comparison}");
+    assert!(comparison.text(true).contains("copy_ups"), "{comparison:?}");
 }
 
 #[test]
@@ -242,7 +242,7 @@ fn what_is_never_twice_the_same_is_not_compared() {
         record
     };
     let comparison = compare(&with(1), &with(50), &POLICY).expect("comparable");
-    assert_eq!(comparison.verdict(), Verdict::Pass, "{comparison}");
+    assert_eq!(comparison.verdict(), Verdict::Pass, "{comparison:?}");
 }
 
 #[test]
@@ -271,7 +271,7 @@ fn cell_that_became_invalid_is_not_passed() {
     new.cells[1].status = crate::record::CellStatus::Invalid { reason: "2 events lost".into() };
     let comparison = compare(&base, &new, &POLICY).expect("comparable");
     assert_eq!(comparison.verdict(), Verdict::Inconclusive);
-    assert!(comparison.to_string().contains("2 events lost"), "{comparison}");
+    assert!(comparison.text(true).contains("2 events lost"), "{comparison:?}");
 }
 
 #[test]
@@ -319,8 +319,9 @@ fn figures_that_are_no_numbers_are_refused() {
 
 #[test]
 fn a_record_compared_with_a_slower_one() {
-    let comparison = compare(&record(12), &scaled(12, "overlayfs", 1.3), &POLICY);
-    insta::assert_snapshot!(comparison.expect("comparable"));
+    let comparison =
+        compare(&record(12), &scaled(12, "overlayfs", 1.3), &POLICY).expect("comparable");
+    insta::assert_snapshot!(format!("{}\nall:\n{}", comparison.text(false), comparison.text(true)));
 }
 
 #[test]
@@ -383,7 +384,7 @@ fn slowdown_of_some_operations_is_found_and_the_figure_named() {
         let comparison = compare(&record(12), new, &POLICY).expect("comparable");
         let failed: Vec<&str> =
             comparison.of(Verdict::Fail).map(|row| row.metric.as_str()).collect();
-        assert_eq!(failed, vec![metric; 8], "{comparison}");
+        assert_eq!(failed, vec![metric; 8], "{comparison:?}");
     };
     check(&partly(12, |latency| &mut latency.median, 1.3), "latency.median");
     check(&partly(12, |latency| &mut latency.min, 1.3), "latency.min");
@@ -404,7 +405,7 @@ fn what_became_slower_in_part_and_faster_in_part_does_not_pass() {
     }
     let comparison = compare(&record(12), &new, &POLICY).expect("comparable");
     assert!(comparison.of(Verdict::Inconclusive).all(|row| row.metric == "latency.median"));
-    assert_eq!(comparison.of(Verdict::Inconclusive).count(), 8, "{comparison}");
+    assert_eq!(comparison.of(Verdict::Inconclusive).count(), 8, "{comparison:?}");
 }
 
 #[test]
@@ -429,7 +430,7 @@ fn a_pass_of_rounds_too_few_to_fail_says_so() {
     let mut rows = comparison.rows.iter().filter(|row| row.basis == Basis::Ratio);
     assert!(rows.all(|row| row.verdict == Verdict::Pass
         && row.why.contains("too few rounds to find a slowdown: 8 cells need 8 rounds")));
-    let text = comparison.to_string();
+    let text = comparison.text(true);
     assert!(text.contains("too few rounds for an interval") && !text.contains('?'), "{text}");
 }
 
@@ -446,4 +447,94 @@ fn base_of_an_older_program_is_not_passed_over() {
     let comparison = compare_subjects(&base, &new, &POLICY).expect("comparable");
     assert_eq!(comparison.verdict(), Verdict::Inconclusive);
     assert!(comparison.of(Verdict::Inconclusive).any(|row| row.why.contains("save it anew")));
+}
+
+/// A lab's record whose cells have three modes, so many operations in each, all of
+/// overlayfs multiplied.
+fn moded(counts: [usize; 3], factor: f64) -> Record {
+    let mut record = lab(1.0);
+    for cell in &mut record.cells {
+        let factor = if cell.backend == "overlayfs" { factor } else { 1.0 };
+        let samples = [187_600.0, 236_100.0, 391_400.0].into_iter().zip(counts);
+        let mut samples: Vec<u64> =
+            samples.flat_map(|(v, n)| std::iter::repeat_n((v * factor) as u64, n)).collect();
+        for round in cell.rounds.iter_mut().filter(|round| !round.probes) {
+            let histogram = crate::stats::hdr::of_samples(&samples).expect("in range");
+            round.histogram = crate::stats::hdr::encode(&histogram).expect("encodes");
+            round.latency = crate::stats::summary(&mut samples);
+        }
+    }
+    record
+}
+
+/// A base of runs whose modes have other shares.
+fn moded_base() -> Subject {
+    let shares = [[4, 24, 12], [12, 16, 12], [25, 5, 10], [3, 15, 22], [10, 19, 11]];
+    let runs = shares.map(|counts| Subject::of(&moded(counts, 1.0)).expect("figures"));
+    Subject::merged(&runs.iter().collect::<Vec<_>>()).expect("of one identity")
+}
+
+fn verdicts(base: &Subject, new: &Record, backend: &str) -> Vec<(String, Verdict)> {
+    let new = Subject::of(new).expect("figures");
+    let compared = compare_subjects(base, &new, &POLICY).expect("comparable");
+    let rows = compared
+        .rows
+        .into_iter()
+        .filter(|row| row.cell.starts_with(backend) && row.metric.starts_with(INSTRUCTIONS));
+    rows.map(|row| (row.metric, row.verdict)).collect()
+}
+
+#[test]
+fn a_percent_is_found_where_quantiles_jump_between_modes() {
+    let base = moded_base();
+    let mut without = base.clone();
+    without.cells.iter_mut().for_each(|cell| {
+        cell.metrics.remove(OPERATIONS);
+    });
+    let new = moded([20, 8, 12], 1.01);
+    let found = verdicts(&base, &new, "overlayfs");
+    assert!(!found.is_empty());
+    let expected = (OPERATIONS.to_owned(), Verdict::Fail);
+    assert!(found.iter().all(|row| *row == expected), "{found:?}");
+    let by_quantiles = verdicts(&without, &new, "overlayfs");
+    assert!(by_quantiles.iter().all(|(_, v)| *v == Verdict::Pass), "{by_quantiles:?}");
+    let faster = verdicts(&base, &moded([20, 8, 12], 0.99), "overlayfs");
+    assert!(faster.iter().all(|(_, v)| *v == Verdict::Better), "{faster:?}");
+}
+
+#[test]
+fn other_shares_of_the_same_modes_pass() {
+    for counts in [[40, 0, 0], [0, 40, 0], [0, 0, 40], [13, 14, 13]] {
+        let found = verdicts(&moded_base(), &moded(counts, 1.0), "");
+        assert!(found.iter().all(|(_, v)| *v != Verdict::Fail), "{counts:?}: {found:?}");
+    }
+}
+
+#[test]
+fn two_runs_of_a_lab_tell_a_percent_by_all_operations() {
+    let base = Subject::of(&moded([4, 24, 12], 1.0)).expect("figures");
+    let found = verdicts(&base, &moded([10, 20, 10], 1.01), "overlayfs");
+    assert!(found.iter().all(|row| *row == (OPERATIONS.to_owned(), Verdict::Fail)), "{found:?}");
+}
+
+#[test]
+fn a_base_without_operations_is_judged_by_quantiles_and_says_so() {
+    let mut base = moded_base();
+    base.cells.iter_mut().for_each(|cell| {
+        cell.metrics.remove(OPERATIONS);
+    });
+    let new = Subject::of(&moded([4, 24, 12], 1.0)).expect("figures");
+    let compared = compare_subjects(&base, &new, &POLICY).expect("comparable");
+    assert!(compared.notes.iter().any(|note| note.contains("save the base anew")));
+    assert_eq!(compared.verdict(), Verdict::Pass, "{}", compared.text(true));
+}
+
+#[test]
+fn damaged_histogram_is_refused_with_its_cell() {
+    let mut new = moded([4, 24, 12], 1.0);
+    let cell = new.cells.iter_mut().find(|cell| !cell.rounds.is_empty()).expect("rounds");
+    let id = cell.id.clone();
+    cell.rounds.iter_mut().for_each(|round| round.histogram = "not base64!".into());
+    let error = compare(&moded([4, 24, 12], 1.0), &new, &POLICY).expect_err("refused");
+    assert!(error.to_string().starts_with(&format!("cannot compare {id}: ")), "{error}");
 }

@@ -47,29 +47,79 @@ fn figure(value: f64, basis: Basis) -> String {
     }
 }
 
-/// The verdict with a count of each, one line per row, worst first; then what was
-/// left out and what differs. Ends with a line feed.
-impl fmt::Display for Comparison {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Comparison {
+    /// The verdict with a count of each, how to read a line, one line per row, worst
+    /// first, then what was left out and what differs. What passed and what was left
+    /// out is counted by its reason, or listed if `all`. Ends with a line feed.
+    pub fn text(&self, all: bool) -> String {
         const WORST_FIRST: [Verdict; 4] =
             [Verdict::Fail, Verdict::Inconclusive, Verdict::Better, Verdict::Pass];
         let totals = WORST_FIRST.map(|verdict| format!("{} {verdict}", self.of(verdict).count()));
-        writeln!(f, "{}: {} ({})", self.scenario, self.verdict(), totals.join(", "))?;
+        let mut text = format!("{}: {} ({})\n", self.scenario, self.verdict(), totals.join(", "));
+        for legend in self.legends() {
+            text += &format!("  {legend}\n");
+        }
         for verdict in WORST_FIRST {
-            for row in self.of(verdict) {
-                write!(f, "  {verdict:<12}  {}  {}  {}", row.cell, row.metric, row.change())?;
-                if !row.why.is_empty() {
-                    write!(f, ": {}", row.why)?;
-                }
-                writeln!(f)?;
+            let mut rows: Vec<&Row> = self.of(verdict).collect();
+            if verdict == Verdict::Pass && !all {
+                text += &counted("pass", "figure", rows.iter().map(|row| row.why.as_str()));
+                continue;
+            }
+            // The largest change first; what has none keeps its order.
+            let change = |row: &Row| row.quotient.map_or(0.0, |q| q.value.ln().abs());
+            rows.sort_by(|a, b| change(b).total_cmp(&change(a)));
+            for row in rows {
+                text +=
+                    &line(&verdict.to_string(), &[&row.cell, &row.metric, &row.change()], &row.why);
             }
         }
-        for (cell, reason) in &self.left_out {
-            writeln!(f, "  left out      {cell}: {reason}")?;
+        if all {
+            for (cell, reason) in &self.left_out {
+                text += &line("left out", &[cell], reason);
+            }
+        } else {
+            let reasons = self.left_out.iter().map(|(_, reason)| reason.as_str());
+            text += &counted("left out", "cell", reasons);
         }
         for note in &self.notes {
-            writeln!(f, "  differs       {note}")?;
+            text += &line("differs", &[note], "");
         }
-        Ok(())
+        text
     }
+
+    /// How the rows that there are have to be read.
+    fn legends(&self) -> Vec<&'static str> {
+        let of = |basis| {
+            move |row: &&Row| row.basis == basis && (row.base.is_some() || row.new.is_some())
+        };
+        let mut legends = Vec::new();
+        if self.rows.iter().any(|row| of(Basis::Exact)(&row)) {
+            legends.push("counted: base → new (×new/base); instructions of an operation, counters per operation");
+        }
+        if self.rows.iter().any(|row| of(Basis::Ratio)(&row)) {
+            legends.push(
+                "timed: ratio to the control, base → new (×new/base [95 % interval]), paired rounds, p of a slowdown",
+            );
+        }
+        legends
+    }
+}
+
+fn line(head: &str, words: &[&str], why: &str) -> String {
+    let colon = if why.is_empty() { "" } else { ": " };
+    format!("  {head:<12}  {}{colon}{why}\n", words.join("  "))
+}
+
+/// A line for each of the reasons that things (`noun`) have in common, with how many
+/// there are; nothing for none.
+fn counted<'a>(head: &str, noun: &str, reasons: impl Iterator<Item = &'a str>) -> String {
+    let mut groups: Vec<(&str, usize)> = Vec::new();
+    for reason in reasons {
+        match groups.iter_mut().find(|(known, _)| *known == reason) {
+            Some((_, n)) => *n += 1,
+            None => groups.push((reason, 1)),
+        }
+    }
+    let words = |n: usize| format!("{n} {noun}{}", if n == 1 { "" } else { "s" });
+    groups.iter().map(|(reason, n)| line(head, &[&words(*n)], reason)).collect()
 }

@@ -10,12 +10,15 @@ use sha2::{Digest as _, Sha256};
 
 use super::GateError;
 use crate::compare::{
-    CellFigures, Comparison, Figure, INSTRUCTIONS, Identity, LATENCY, Place, QUANTILES, RATIOS,
-    Subject, Verdict,
+    CellFigures, Comparison, Figure, INSTRUCTIONS, Identity, LATENCY, OPERATIONS, Place, QUANTILES,
+    RATIOS, Subject, Verdict,
 };
 
-/// The version of the format that this program writes and reads.
-const FORMAT: u32 = 1;
+/// The version of the format that this program writes.
+const FORMAT: u32 = 2;
+/// The first that it reads: format 1 held no operations, so that it is judged by
+/// quantiles alone.
+const OLDEST: u32 = 1;
 const CHECKSUM: &str = "checksum = ";
 const HEADER: &str = "\
 # A baseline of `unionbench gate`. Do not edit it: save it anew with
@@ -91,9 +94,9 @@ impl Baseline {
     /// Reads what [`Baseline::to_text`] wrote, and nothing else.
     pub fn from_text(text: &str) -> Result<Self, GateError> {
         let head: Head = toml::from_str(text).map_err(|e| broken(e.message()))?;
-        if head.format != FORMAT {
+        if !(OLDEST..=FORMAT).contains(&head.format) {
             return Err(broken(&format!(
-                "its format is {} and this program reads {FORMAT}",
+                "its format is {} and this program reads {OLDEST} to {FORMAT}",
                 head.format
             )));
         }
@@ -116,7 +119,7 @@ impl Baseline {
 
     /// Takes over from `new` what failed in `comparison` and is called `metric`
     /// (or `CELL METRIC`), with an entry for each figure; of instructions and
-    /// of latency all quantiles of the cell. What moved for nothing before may do so on: a range
+    /// of latency all that the cell holds of them. What moved for nothing before may do so on: a range
     /// stays as wide as it was. Returns how many cells it was accepted in.
     pub fn accept(
         &mut self,
@@ -130,13 +133,14 @@ impl Baseline {
         if because.trim().is_empty() {
             return Err(GateError::NoReason);
         }
+        let of_instructions = [&QUANTILES[..], &[OPERATIONS]].concat();
         let mut n = 0;
         for row in comparison.of(Verdict::Fail) {
             // A cell is judged by several quantiles, so that one alone would be
             // held against the others' old figures.
             let own_name = [row.metric.as_str()];
             let (kind, names): (&str, &[&str]) = match row.metric.as_str() {
-                name if QUANTILES.contains(&name) => (INSTRUCTIONS, &QUANTILES),
+                name if of_instructions.contains(&name) => (INSTRUCTIONS, &of_instructions),
                 name if RATIOS.contains(&name) => (LATENCY, &RATIOS),
                 name => (name, &own_name),
             };
@@ -254,7 +258,7 @@ mod tests {
     fn what_is_no_baseline_is_refused() {
         for (text, reason) in [
             ("", "format"),
-            ("format = 2", "format is 2"),
+            ("format = 3", "format is 3 and this program reads 1 to 2"),
             ("not toml", "expected"),
             ("{\"schema\": 1}", "cannot read the baseline"),
         ] {
@@ -326,6 +330,59 @@ mod tests {
         let read = Baseline::from_text(&baseline.to_text().expect("encodes")).expect("reads");
         assert_eq!((fails(&read, 1.1), fails(&read, 1.111)), (0, 0));
         assert_eq!(fails(&read, 1.13), n_cells);
+    }
+
+    /// The sample as if of the lab, with its operations.
+    fn of_the_lab() -> Subject {
+        let mut record = sample::record();
+        record.latency_unit = crate::unit::LatencyUnit::Instructions;
+        Subject::of(&record).expect("figures")
+    }
+
+    #[test]
+    fn operations_read_back_as_written_and_a_damaged_one_is_refused() {
+        let runs = vec![of_the_lab(); 4];
+        let merged = Subject::merged(&runs.iter().collect::<Vec<_>>()).expect("one identity");
+        let baseline = Baseline::new(merged);
+        let text = baseline.to_text().expect("encodes");
+        assert_eq!(Baseline::from_text(&text).expect("reads"), baseline);
+        assert!(text.contains("rise = [") && text.contains("x4 "), "{text}");
+        let damaged = text.replacen("x4 ", "x4x ", 1);
+        let body: String = damaged
+            .lines()
+            .filter(|l| !l.starts_with(CHECKSUM))
+            .map(|l| format!("{l}\n"))
+            .collect();
+        let signed =
+            body.replacen("\n\n[", &format!("\n{CHECKSUM}\"{}\"\n\n[", checksum(&body)), 1);
+        let error = Baseline::from_text(&signed).expect_err("refused").to_string();
+        assert!(error.contains("cannot read the baseline"), "{error}");
+    }
+
+    #[test]
+    fn baseline_of_the_first_format_is_read() {
+        let text = Baseline::new(subject()).to_text().expect("encodes");
+        let body: String =
+            text.lines().filter(|l| !l.starts_with(CHECKSUM)).map(|l| format!("{l}\n")).collect();
+        let body = body.replacen("format = 2", "format = 1", 1);
+        let older = body.replacen("\n\n[", &format!("\n{CHECKSUM}\"{}\"\n\n[", checksum(&body)), 1);
+        assert_eq!(Baseline::from_text(&older).expect("reads"), Baseline::new(subject()));
+    }
+
+    #[test]
+    fn accepted_operations_are_those_of_the_new_run() {
+        let mut baseline = Baseline::new(of_the_lab());
+        let mut new = of_the_lab();
+        for figure in new.cells.iter_mut().flat_map(|cell| cell.metrics.values_mut()) {
+            if let Figure::Exact(value) = figure {
+                *value *= 1.1;
+            }
+        }
+        let compared = compare_subjects(&baseline.subject, &new, &POLICY).expect("comparable");
+        baseline.accept(&compared, &new, INSTRUCTIONS, "a", "b", "c").expect("failed before");
+        assert!(baseline.accepted.iter().any(|entry| entry.metric == OPERATIONS));
+        let text = baseline.to_text().expect("encodes");
+        assert_eq!(Baseline::from_text(&text).expect("reads"), baseline);
     }
 
     #[test]

@@ -12,7 +12,9 @@ use rand::seq::SliceRandom as _;
 use rand_pcg::Pcg64Mcg;
 use serde::{Deserialize, Serialize};
 
-use crate::compare::{Comparison, Figure, Policy, QUANTILES, Subject, Verdict, compare_subjects};
+use crate::compare::{
+    Comparison, Figure, OPERATIONS, Policy, QUANTILES, Subject, Verdict, compare_subjects,
+};
 use crate::stats::proportion::{Proportion, proportion};
 use crate::stats::signed_rank::hodges_lehmann;
 
@@ -199,7 +201,7 @@ pub fn spreads(runs: &[&Subject]) -> BTreeMap<String, (f64, String)> {
     };
     for cell in &first.cells {
         let mut least: Option<f64> = None;
-        for metric in cell.metrics.keys() {
+        for metric in cell.metrics.keys().filter(|metric| *metric != OPERATIONS) {
             let spread = spread(runs, &cell.id, metric);
             widen(metric, spread, &cell.id);
             if QUANTILES.contains(&metric.as_str()) {

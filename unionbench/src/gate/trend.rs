@@ -69,6 +69,8 @@ fn single(figure: &Figure) -> Option<f64> {
     match figure {
         Figure::Exact(value) | Figure::Range { high: value, .. } => Some(*value),
         Figure::Ratios(ratios) => hodges_lehmann(ratios, 0.95).map(|centre| centre.value),
+        // Its quantiles stand beside it.
+        Figure::Operations(_) => None,
     }
 }
 

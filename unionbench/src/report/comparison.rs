@@ -4,9 +4,8 @@
 use super::md::escaped;
 use crate::compare::{Comparison, Row, Verdict};
 
-/// The comparison with `name`, what was compared with the base. Ends with a
-/// line feed.
-pub fn comparison_md(name: &str, comparison: &Comparison) -> String {
+/// The comparison of `new` with `base`, as they are called. Ends with a line feed.
+pub fn comparison_md(base: &str, new: &str, comparison: &Comparison) -> String {
     let count = |verdict| comparison.of(verdict).count();
     let (failed, unsure) = (count(Verdict::Fail), count(Verdict::Inconclusive));
     let (better, passed) = (count(Verdict::Better), count(Verdict::Pass));
@@ -16,10 +15,11 @@ pub fn comparison_md(name: &str, comparison: &Comparison) -> String {
         Verdict::Better | Verdict::Pass => "✅ nothing became worse".to_owned(),
     };
     let mut text = format!(
-        "### {} `{}`: {headline}\n\n{failed} worse, {unsure} inconclusive, {better} better, {passed} unchanged; base against `{}`.\n",
+        "### {} `{}`: {headline}\n\n{failed} worse, {unsure} inconclusive, {better} better, {passed} unchanged; base `{}`, new `{}`.\n",
         "unionbench",
         escaped(&comparison.scenario),
-        escaped(name)
+        escaped(base),
+        escaped(new)
     );
     let open: Vec<&Row> =
         comparison.of(Verdict::Fail).chain(comparison.of(Verdict::Inconclusive)).collect();

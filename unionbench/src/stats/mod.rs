@@ -2,6 +2,7 @@
 //! points. No I/O, no printing;
 //! nothing here knows what a sample means.
 
+pub mod alignment;
 pub mod bootstrap;
 pub mod change_point;
 pub mod correction;
