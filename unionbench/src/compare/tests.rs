@@ -504,7 +504,7 @@ fn a_percent_is_found_where_quantiles_jump_between_modes() {
 
 #[test]
 fn other_shares_of_the_same_modes_pass() {
-    for counts in [[40, 0, 0], [0, 40, 0], [0, 0, 40], [13, 14, 13]] {
+    for counts in [[30, 2, 8], [2, 30, 8], [4, 6, 30], [13, 14, 13]] {
         let found = verdicts(&moded_base(), &moded(counts, 1.0), "");
         assert!(found.iter().all(|(_, v)| *v != Verdict::Fail), "{counts:?}: {found:?}");
     }

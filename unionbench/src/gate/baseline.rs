@@ -346,8 +346,8 @@ mod tests {
         let baseline = Baseline::new(merged);
         let text = baseline.to_text().expect("encodes");
         assert_eq!(Baseline::from_text(&text).expect("reads"), baseline);
-        assert!(text.contains("rise = [") && text.contains("x4 "), "{text}");
-        let damaged = text.replacen("x4 ", "x4x ", 1);
+        assert!(text.contains("rise = [") && text.contains("x8 "), "{text}");
+        let damaged = text.replacen("x8 ", "x8x ", 1);
         let body: String = damaged
             .lines()
             .filter(|l| !l.starts_with(CHECKSUM))
