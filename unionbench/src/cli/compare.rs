@@ -84,10 +84,6 @@ pub(super) fn print(form: Form, comparisons: &[Compared], all: bool) -> anyhow::
             for Compared { base, new, comparison } in comparisons {
                 print!("base  {base}\nnew   {new}\n{}", comparison.text(all));
             }
-            let folded = |c: &Compared| c.comparison.of(Verdict::Pass).next().is_some();
-            if !all && comparisons.iter().any(folded) {
-                eprintln!("unionbench: --all also lists what passed");
-            }
         }
         Form::Md => {
             for Compared { base, new, comparison } in comparisons {

@@ -120,6 +120,7 @@ fn counted<'a>(head: &str, noun: &str, reasons: impl Iterator<Item = &'a str>) -
             None => groups.push((reason, 1)),
         }
     }
-    let words = |n: usize| format!("{n} {noun}{}", if n == 1 { "" } else { "s" });
+    let words =
+        |n: usize| format!("{n} {noun}{} (--all lists them)", if n == 1 { "" } else { "s" });
     groups.iter().map(|(reason, n)| line(head, &[&words(*n)], reason)).collect()
 }

