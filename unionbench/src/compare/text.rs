@@ -65,9 +65,10 @@ impl Comparison {
                 text += &counted("pass", "figure", rows.iter().map(|row| row.why.as_str()));
                 continue;
             }
-            // The largest change first; what has none keeps its order.
-            let change = |row: &Row| row.quotient.map_or(0.0, |q| q.value.ln().abs());
-            rows.sort_by(|a, b| change(b).total_cmp(&change(a)));
+            // The largest change first, by percents; equals keep their order.
+            let percents =
+                |row: &Row| row.quotient.map_or(0.0, |q| (q.value.ln().abs() * 100.0).round());
+            rows.sort_by(|a, b| percents(b).total_cmp(&percents(a)));
             for row in rows {
                 text +=
                     &line(&verdict.to_string(), &[&row.cell, &row.metric, &row.change()], &row.why);
