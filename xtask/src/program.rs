@@ -16,6 +16,9 @@ use crate::command::{cargo, must_succeed, output};
 /// may hold blanks.
 pub const SEPARATOR: &str = "\u{1f}";
 
+/// Names how many bytes `unionbench/src/main.rs` puts before its constants.
+const PADDING: &str = "UNIONBENCH_PADDING";
+
 /// What a folder of this machine is called in everything that is built.
 const STANDS_FOR: [&str; 3] = ["/unionbench", "/unionbench/target", "/cargo"];
 
@@ -35,20 +38,21 @@ pub fn build(root: &Path, object: Option<&Path>) -> Result<PathBuf> {
     Ok(program)
 }
 
-/// The program linked again `n` times, each time with its functions and constants
-/// in another order and so many more bytes of data, as any change of its source
-/// might do; in `folder`. What [`build`] made is made anew.
-pub fn relinked(root: &Path, object: Option<&Path>, folder: &Path, n: u32) -> Result<Vec<PathBuf>> {
+/// The program built again with so many bytes before its constants, once for each
+/// of `sizes`, in `folder`: its functions and constants lie elsewhere, as after any
+/// change of its source. What [`build`] made is made anew.
+pub fn padded(
+    root: &Path,
+    object: Option<&Path>,
+    folder: &Path,
+    sizes: &[usize],
+) -> Result<Vec<PathBuf>> {
     let mut programs = Vec::new();
-    for seed in 1..=n {
-        let bytes = folder.join("further-bytes");
-        fs::write(&bytes, vec![1; 1_009 * 11_usize.pow(seed - 1)])
-            .with_context(|| format!("cannot write {}", bytes.display()))?;
-        let mut command = release(root, object, "rustc");
-        command.args(["--bin", "unionbench", "--"]);
-        command.args(layout(seed, &bytes));
-        must_succeed(&mut command).context("cannot link unionbench in another order")?;
-        let program = folder.join(format!("relinked-{seed}"));
+    for size in sizes {
+        let mut command = release(root, object, "build");
+        command.env(PADDING, size.to_string());
+        must_succeed(&mut command).context("cannot build unionbench with padding")?;
+        let program = folder.join(format!("padded-{size}"));
         fs::copy(built(root), &program)
             .with_context(|| format!("cannot write {}", program.display()))?;
         programs.push(program);
@@ -79,6 +83,7 @@ fn release(root: &Path, object: Option<&Path>, verb: &str) -> Command {
     command
         .args([verb, "--release", "--quiet", "--package", "unionbench", "--target", &target()])
         .env("UNIONBENCH_EBPF_OBJECT", object.unwrap_or(Path::new("")))
+        .env_remove(PADDING)
         .envs(commit(root).map(|commit| ("UNIONBENCH_COMMIT", commit)))
         .envs(environment(root));
     command
@@ -91,24 +96,6 @@ fn built(root: &Path) -> PathBuf {
 fn target_folder(root: &Path) -> PathBuf {
     let named = std::env::var_os("CARGO_TARGET_DIR");
     named.map_or_else(|| root.join("target"), |folder| root.join(folder))
-}
-
-/// Linker options of one layout: LLD shuffles what it matches by the seed.
-fn layout(seed: u32, bytes: &Path) -> Vec<String> {
-    let shuffled = [".text*", ".rodata*", ".data*", ".gcc_except_table*"];
-    let mut options: Vec<String> =
-        shuffled.iter().map(|glob| format!("--shuffle-sections={glob}={seed}")).collect();
-    // A symbol of theirs is asked for, because what nobody refers to is left out.
-    let symbol: String = bytes
-        .to_string_lossy()
-        .chars()
-        .map(|c| if c.is_alphanumeric() { c } else { '_' })
-        .collect();
-    options.push(format!("--undefined=_binary_{symbol}_start"));
-    options.push("--format=binary".into());
-    options.push(bytes.display().to_string());
-    options.push("--format=default".into());
-    options.iter().map(|option| format!("-Clink-arg=-Wl,{option}")).collect()
 }
 
 /// The folders whose names a build holds otherwise, in the order of
