@@ -90,10 +90,10 @@ impl std::str::FromStr for Nanos {
     }
 }
 
-/// A number of things, as in `1 round` and `2 rounds`.
-pub fn counted(n: impl Into<u64>, noun: &str) -> String {
-    let n = n.into();
-    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+/// So many of a thing that takes an s, as in `1 round` and `2 rounds`.
+pub fn so_many<N: fmt::Display + PartialEq + From<u8>>(n: N, thing: &str) -> String {
+    let ending = if n == N::from(1) { "" } else { "s" };
+    format!("{n} {thing}{ending}")
 }
 
 /// A size in bytes. Reads `4096`, `"4KiB"`, `"1GiB"`; prints the largest
@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn one_thing_is_told_as_one() {
-        let told = [0_u64, 1, 2].map(|n| counted(n, "round"));
+        let told = [0_u64, 1, 2].map(|n| so_many(n, "round"));
         assert_eq!(told, ["0 rounds", "1 round", "2 rounds"]);
     }
 

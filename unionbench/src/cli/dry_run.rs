@@ -3,20 +3,20 @@
 
 use crate::plan::Plan;
 use crate::run;
-use crate::unit::counted;
+use crate::unit::so_many;
 
 pub(super) fn print(plan: &Plan) {
     println!(
         "seed {}, {} without probes{}",
         plan.seed,
-        counted(plan.rounds, "round"),
+        so_many(plan.rounds, "round"),
         if plan.probes { " and as many with" } else { "" }
     );
     for (n, stack) in plan.stacks.iter().enumerate() {
         println!(
             "stack {n}: {} × {} on {} of {}",
-            counted(stack.n_layers, "layer"),
-            counted(stack.files_per_layer, "file"),
+            so_many(stack.n_layers, "layer"),
+            so_many(stack.files_per_layer, "file"),
             stack.backing.kind.name(),
             stack.backing.size
         );

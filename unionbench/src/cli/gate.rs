@@ -15,7 +15,7 @@ use crate::record::Record;
 use crate::report::comparison_md;
 use crate::stats::signed_rank::fewest_for;
 use crate::store;
-use crate::unit::LatencyUnit;
+use crate::unit::{LatencyUnit, so_many};
 
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -279,7 +279,7 @@ fn save(args: &Args, records: &[(PathBuf, Record)]) -> anyhow::Result<ExitCode> 
             false => args.baseline.join(format!("{name}.toml")),
         };
         write(&file, &Baseline::new(subject))?;
-        println!("saved {} ({} runs)", file.display(), subjects.len());
+        println!("saved {} ({})", file.display(), so_many(subjects.len(), "run"));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -308,8 +308,9 @@ fn warn_of_few_rounds(subject: &Subject) {
     let needed = fewest_for(0.05 / rounds.len().max(1) as f64);
     if let Some(fewest) = rounds.iter().min().filter(|n| **n < needed) {
         eprintln!(
-            "unionbench: {fewest} rounds of {} ratios: no slowdown can be told by fewer than {needed}; measure with --rounds {needed}",
-            rounds.len()
+            "unionbench: {} of {}: no slowdown can be told by fewer than {needed}; measure with --rounds {needed}",
+            so_many(*fewest, "round"),
+            so_many(rounds.len(), "ratio")
         );
     }
 }
@@ -324,7 +325,11 @@ fn accept(
     let (who, when) = (who(), jiff::Timestamp::now().to_string());
     for metric in &args.accept {
         let n = kept.1.accept(comparison, subject, metric, &who, &when, because)?;
-        eprintln!("unionbench: accepted {metric} in {n} cells of {} for {who}", kept.0.display());
+        eprintln!(
+            "unionbench: accepted {metric} in {} of {} for {who}",
+            so_many(n, "cell"),
+            kept.0.display()
+        );
     }
     write(&kept.0, &kept.1)
 }

@@ -324,11 +324,6 @@ fn row(cell: &CellFigures, metric: &str, base: &Figure, new: &Figure, policy: &d
     row
 }
 
-/// `1 round`, `2 rounds`.
-fn rounds(n: usize) -> String {
-    format!("{n} round{}", if n == 1 { "" } else { "s" })
-}
-
 /// The figure as one number: the centre of ratios, the upper end of a range.
 fn centre(figure: &Figure) -> Option<f64> {
     match figure {

@@ -8,9 +8,10 @@
 //! few rounds tell as would of one of them. It holds for tests that depend
 //! positively, as those of the same rounds do. Holm's correction is over cells.
 
-use super::{ALPHA, Basis, Figure, Quotient, RATIOS, Row, Subject, Verdict, centre, rounds};
+use super::{ALPHA, Basis, Figure, Quotient, RATIOS, Row, Subject, Verdict, centre};
 use crate::stats::correction::{holm, simes};
 use crate::stats::signed_rank::{fewest_for, hodges_lehmann, signed_rank};
+use crate::unit::so_many;
 
 /// A cell that both sides have ratios of.
 struct Judged {
@@ -135,12 +136,14 @@ fn tell(row: &mut Row, quantile: &Quantile) {
 /// many would tell.
 fn why(verdict: Verdict, told: &Quantile, limit: f64, (n_cells, needed): (usize, usize)) -> String {
     let few = told.logs.len() < needed;
-    let wanted = format!("{n_cells} cells need {needed} rounds on both sides");
+    let needs = if n_cells == 1 { "needs" } else { "need" };
+    let wanted =
+        format!("{} {needs} {} on both sides", so_many(n_cells, "cell"), so_many(needed, "round"));
     match verdict {
         Verdict::Inconclusive if few => format!("too few rounds: {wanted}"),
         Verdict::Inconclusive => {
             let more = rounds_to_tell(&told.logs, limit);
-            format!("{} scatter too much: {more}", rounds(told.logs.len()))
+            format!("{} scatter too much: {more}", so_many(told.logs.len(), "round"))
         }
         Verdict::Pass if few => format!("too few rounds to find a slowdown: {wanted}"),
         Verdict::Pass | Verdict::Better | Verdict::Fail => String::new(),

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::{Basis, Comparison, Row, Verdict};
+use crate::unit::so_many;
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -31,7 +32,7 @@ impl Row {
             text.push(')');
         }
         if let (Some(n), Some(p)) = (self.n_rounds, self.p) {
-            text += &format!(", {}, p {p:.3}", super::rounds(n));
+            text += &format!(", {}, p {p:.3}", so_many(n, "round"));
         }
         text
     }
@@ -121,7 +122,6 @@ fn counted<'a>(head: &str, noun: &str, reasons: impl Iterator<Item = &'a str>) -
             None => groups.push((reason, 1)),
         }
     }
-    let words =
-        |n: usize| format!("{n} {noun}{} (--all lists them)", if n == 1 { "" } else { "s" });
+    let words = |n: usize| format!("{} (--all lists them)", so_many(n, noun));
     groups.iter().map(|(reason, n)| line(head, &[&words(*n)], reason)).collect()
 }

@@ -9,7 +9,7 @@ use super::figure::{grouped, is_size, latency, param};
 use super::table::uncounted_copy_ups;
 use crate::record::{Availability, CellStatus};
 use crate::stats::fit;
-use crate::unit::{LatencyUnit, counted};
+use crate::unit::{LatencyUnit, so_many};
 
 /// Fewest distinct values of a parameter that a line is fitted to.
 const MIN_POINTS: usize = 3;
@@ -169,7 +169,7 @@ pub fn warnings(analysis: &Analysis<'_>) -> Vec<String> {
     if let Some(n) = fewest.filter(|n| *n < FEW_ROUNDS) {
         lines.push(format!(
             "some ratios rest on {}: their intervals know little of the scatter between rounds; use --rounds {FEW_ROUNDS} or more",
-            counted(n as u64, "round")
+            so_many(n, "round")
         ));
     }
     for backend in &record.backends {
@@ -231,7 +231,7 @@ fn uncounted(analysis: &Analysis<'_>) -> Vec<String> {
         }
     }
     let told = told.into_iter();
-    told.map(|(backend, reason)| format!("copy-ups of {backend} could not be counted: {reason}"))
+    told.map(|(backend, reason)| format!("copy-ups of {backend} could not be so_many: {reason}"))
         .collect()
 }
 

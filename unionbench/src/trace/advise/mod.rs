@@ -9,7 +9,7 @@ mod of_trace;
 pub use of_record::of_record;
 pub use of_trace::Watcher;
 
-use crate::unit::{LatencyUnit, counted};
+use crate::unit::{LatencyUnit, so_many};
 
 /// Copy-ups and what part of them a change would spare.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -132,7 +132,7 @@ fn part(
 }
 
 fn watched(part: &Part) -> String {
-    let copy_ups = counted(part.n, "copy-up");
+    let copy_ups = so_many(part.n, "copy-up");
     let mut told = match part.n_known == part.n {
         true => copy_ups,
         false => format!("{} of {copy_ups}, the others were not watched", part.n_known),
