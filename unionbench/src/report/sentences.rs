@@ -231,7 +231,7 @@ fn uncounted(analysis: &Analysis<'_>) -> Vec<String> {
         }
     }
     let told = told.into_iter();
-    told.map(|(backend, reason)| format!("copy-ups of {backend} could not be so_many: {reason}"))
+    told.map(|(backend, reason)| format!("copy-ups of {backend} could not be counted: {reason}"))
         .collect()
 }
 
