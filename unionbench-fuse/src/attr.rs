@@ -73,9 +73,12 @@ impl Union {
         stat.st_ino = node.ino;
         let state = node.state.lock();
         let places = state.below.places();
+        let is_gone = state.aliases.all().is_empty() && node.ino != ROOT;
         if node.is_dir() {
-            // As overlayfs does: links of a merged directory are not counted.
-            if places.len() + usize::from(state.upper) > 1 {
+            if is_gone {
+                stat.st_nlink = 0;
+            } else if places.len() + usize::from(state.upper) > 1 {
+                // As overlayfs does: links of a merged directory are not counted.
                 stat.st_nlink = 1;
             }
         } else if state.metacopy
@@ -85,7 +88,7 @@ impl Union {
         }
         if let Some(indexed) = state.below.indexed() {
             stat.st_nlink = indexed.nlink.into();
-        } else if state.aliases.all().is_empty() && node.ino != ROOT && !state.upper {
+        } else if is_gone && !state.upper {
             stat.st_nlink = 0;
         }
         Ok(stat)

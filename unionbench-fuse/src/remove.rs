@@ -8,6 +8,7 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, FileType, OFlags};
 use rustix::io::Errno;
 
+use crate::attr::Spot;
 use crate::copy_up::Data;
 use crate::layer::join;
 use crate::lookup::Found;
@@ -68,6 +69,7 @@ impl Union {
         }
         let _copying = node.copying.lock();
         self.copy_up(parent, Data::All)?;
+        self.pin(&node)?;
         let path = join(&parent.upper_path().ok_or(Errno::NOENT)?, name);
         if !node.in_upper() {
             self.whiteout_at(&path, false)?;
@@ -126,6 +128,10 @@ impl Union {
     /// have it open. Without opens (`data=noopen`) that is everyone the kernel
     /// knows the file for.
     pub(crate) fn pin(&self, node: &Node) -> Result<(), Errno> {
+        if node.is_dir() {
+            self.pin_dir(node);
+            return Ok(());
+        }
         let wanted = {
             let state = node.state.lock();
             let open = state.opened.as_ref().is_some_and(|o| o.handles > 0);
@@ -147,6 +153,19 @@ impl Union {
         let mut state = node.state.lock();
         state.opened.get_or_insert_default().pinned = Some(fd);
         Ok(())
+    }
+
+    /// Keeps the attributes of a directory reachable for those who have it open or
+    /// stand in it, of whom the kernel does not tell. Where no descriptor is left
+    /// it goes without.
+    fn pin_dir(&self, node: &Node) {
+        if !node.is_known() {
+            return;
+        }
+        let open = |spot: Spot| spot.at(self)?.open(OFlags::PATH | OFlags::DIRECTORY);
+        if let Ok(fd) = self.spot(node).and_then(open) {
+            node.state.lock().opened.get_or_insert_default().pinned = Some(Arc::new(fd));
+        }
     }
 
     /// Takes a name out of its parent's listing.

@@ -1,8 +1,9 @@
 //! Builds the program as one static file: the lab puts the very same binary
 //! into a guest that holds nothing else.
 //!
-//! The program does not depend on the folder that it is built in: what the lab
-//! counts would differ with the length of a path that some message holds.
+//! The program holds no path of the folder that it is built in: what the lab
+//! counts would differ with the length of a path that some message holds. What
+//! still differs are hashes in names of symbols of the kernel-side object.
 
 use std::fs;
 use std::path::{Path, PathBuf};

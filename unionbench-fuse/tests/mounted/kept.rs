@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, Permissions};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -16,6 +17,7 @@ pub const ALL: &[(&str, fn())] = &[
     ("new_objects_take_after_their_directory_as_it_is", directory_changes),
     ("a_capability_given_to_a_new_file_shows", capability),
     ("without_redirects_only_own_directories_move", no_redirects),
+    ("an_open_directory_keeps_its_attributes_when_it_goes", open_directory),
 ];
 
 const FILES: usize = 3000;
@@ -44,6 +46,46 @@ fn listing_ahead() {
             }
         }
         assert_eq!(seen, FILES);
+    });
+}
+
+/// A directory of each kind goes by removal, and one by being replaced, while it is
+/// open: it keeps number, mode and owner, and has no link. One of the upper layer
+/// still takes changes; a lower one has nowhere left to take them.
+fn open_directory() {
+    let fill = |w: &World| {
+        w.mkdir("l0/lower");
+        w.mkdir("l0/merged");
+        w.mkdir("u/merged");
+        w.mkdir("u/upper");
+        w.mkdir("u/replaced");
+        w.mkdir("u/moved");
+    };
+    check(1, fill, |w| {
+        let dirs = ["lower", "merged", "upper", "replaced"].map(|name| {
+            let dir = fs::File::open(w.m(name)).unwrap();
+            let before = dir.metadata().unwrap();
+            (name, dir, before)
+        });
+        for name in ["lower", "merged", "upper"] {
+            fs::remove_dir(w.m(name)).unwrap();
+        }
+        fs::rename(w.m("moved"), w.m("replaced")).unwrap();
+        // Numbers that they had are not another's meanwhile.
+        (0..20).for_each(|n| fs::create_dir(w.m(&format!("new{n}"))).unwrap());
+        for (name, dir, before) in &dirs {
+            let seen = dir.metadata().unwrap_or_else(|error| panic!("{name}: {error}"));
+            let of = |m: &fs::Metadata| (m.ino(), m.mode(), m.uid(), m.gid());
+            assert_eq!(of(&seen), of(before), "{name}");
+            assert_eq!(seen.nlink(), 0, "{name}");
+            if *name == "lower" {
+                continue;
+            }
+            dir.set_permissions(Permissions::from_mode(0o751)).unwrap();
+            assert_eq!(dir.metadata().unwrap().mode() & 0o7777, 0o751, "{name}");
+            let listed = fs::read_dir(format!("/proc/self/fd/{}", dir.as_raw_fd())).unwrap();
+            assert_eq!(listed.filter_map(Result::ok).count(), 0, "{name}");
+        }
     });
 }
 
