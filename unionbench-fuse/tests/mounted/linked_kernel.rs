@@ -145,8 +145,8 @@ const DAMAGE: &[(&str, Damage)] = &[
     ("unknown flag", |w, e| w.put(&format!("w/index/{}", altered(e, 3, 0x40)), "")),
     ("other byte order", |w, e| w.put(&format!("w/index/{}", altered(e, 3, 0x01)), "")),
     ("longer than the name", |w, e| w.put(&format!("w/index/{}", altered(e, 2, 0xff)), "")),
-    ("no origin", |w, e| w.put(&format!("w/index/{}", altered(e, 25, 0x77)), "")),
-    ("directory", |w, e| w.mkdir(&format!("w/index/{}", altered(e, 25, 0x77)))),
+    ("no origin", |w, e| w.put(&format!("w/index/{}", origin_altered(e)), "")),
+    ("directory", |w, e| w.mkdir(&format!("w/index/{}", origin_altered(e)))),
     ("temporary name", |w, _| w.put("w/index/#1", "")),
     ("temporary directory", |w, _| w.put("w/index/#1/in", "")),
     ("whiteout", |_, e| {
@@ -238,6 +238,15 @@ fn altered(entry: &Path, at: usize, byte: u8) -> String {
     let mut name = entry.file_name().unwrap().to_str().unwrap().to_owned();
     name.replace_range(2 * at..2 * at + 2, &format!("{byte:02x}"));
     name
+}
+
+/// The name of an entry of another file: one bit of its handle differs, so that the
+/// name does too whatever the handle.
+fn origin_altered(entry: &Path) -> String {
+    const IN_THE_HANDLE: usize = 25;
+    let name = entry.file_name().unwrap().to_str().unwrap();
+    let byte = u8::from_str_radix(&name[2 * IN_THE_HANDLE..2 * IN_THE_HANDLE + 2], 16).unwrap();
+    altered(entry, IN_THE_HANDLE, byte ^ 0x40)
 }
 
 /// What is answered of the damaged index, beginning with the mount itself.
