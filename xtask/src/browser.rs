@@ -19,8 +19,8 @@ const PACKAGES: [&str; 4] = [
     "@action-validator/cli@0.6.0",
     "@action-validator/core@0.6.0",
 ];
-const PROGRAMS: [&str; 3] = ["chromium", "node", "npm"];
-const LINE: &str = "apt-get install --no-install-recommends chromium nodejs npm";
+/// Each with the package of Debian that has it.
+const PROGRAMS: [(&str, &str); 3] = [("chromium", "chromium"), ("node", "nodejs"), ("npm", "npm")];
 
 /// Installs what is missing: programs where this is Debian and root may, packages
 /// where the network allows it.
@@ -34,16 +34,20 @@ pub fn ready(root: &Path) {
 }
 
 fn programs() -> Result<()> {
-    let missing: Vec<&str> = PROGRAMS.into_iter().filter(|name| on_path(name).is_none()).collect();
+    // Only what is missing: a Node from elsewhere does not go with Debian's npm.
+    let missing: Vec<_> =
+        PROGRAMS.into_iter().filter(|(program, _)| on_path(program).is_none()).collect();
     if missing.is_empty() {
         return Ok(());
     }
-    let remedy = format!("no {}: type `{LINE}` (Debian)", missing.join(", no "));
+    let (programs, packages): (Vec<&str>, Vec<&str>) = missing.into_iter().unzip();
+    let line = format!("apt-get install --no-install-recommends {}", packages.join(" "));
+    let remedy = format!("no {}: type `{line}` (Debian)", programs.join(", no "));
     if on_path("apt-get").is_none() || !running_as_root() {
         anyhow::bail!(remedy);
     }
-    say("installing Chromium and Node for tests of the report's page (about 1 minute)");
-    install_packages(LINE).context(remedy)
+    say("installing what tests of the report's page need (about 1 minute)");
+    install_packages(&line).context(remedy)
 }
 
 /// Exactly [`PACKAGES`]; a stamp tells that they are there.
