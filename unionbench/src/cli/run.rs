@@ -19,7 +19,7 @@ use super::lab::GuestArgs;
 use super::progress::Bar;
 use super::run_lab;
 use crate::lab;
-use crate::plan::{self, Choices, Plan};
+use crate::plan::{self, Choices, Order, Plan};
 use crate::record::ScenarioText;
 use crate::record::{Availability, Cell, CellStatus, EngineStatus, Program, Record};
 use crate::report::{self, Analysis, Appearance};
@@ -96,6 +96,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         rounds: args.rounds,
         seed: args.seed,
         probes: args.no_probes.then_some(false),
+        order: match latency_unit() {
+            LatencyUnit::Instructions => Order::ProbesLast,
+            LatencyUnit::Nanoseconds => Order::InTurns,
+        },
     };
     let plan = plan::expand(&scenario, &choices).map_err(|e| Failure::Usage(with_causes(&e)))?;
     if args.dry_run {

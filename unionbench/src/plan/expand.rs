@@ -24,6 +24,20 @@ pub struct Choices {
     pub rounds: Option<u32>,
     pub seed: Option<u64>,
     pub probes: Option<bool>,
+    pub order: Order,
+}
+
+/// In which order the steps of a stack come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Order {
+    /// Backends in turns, with probes and without, round by round: a slow drift
+    /// of the machine falls on all alike.
+    #[default]
+    InTurns,
+    /// The steps with probes last, backend by backend, so that probes stay
+    /// attached from one to the next: where instructions are counted nothing
+    /// drifts, and attaching is most of what such a step takes.
+    ProbesLast,
 }
 
 /// Why a scenario gives no plan.
@@ -74,10 +88,14 @@ pub fn expand(scenario: &Scenario, choices: &Choices) -> Result<Plan, PlanError>
             }));
             groups.push(first..setups.len());
         }
+        let in_turns = probes && choices.order == Order::InTurns;
         for round in 0..rounds {
             for group in &groups {
-                steps.extend(there_and_back(group.clone(), round, probes));
+                steps.extend(there_and_back(group.clone(), round, in_turns));
             }
+        }
+        if probes && choices.order == Order::ProbesLast {
+            steps.extend(backend_by_backend(&groups, rounds));
         }
     }
     Ok(Plan { seed, rounds, probes, stacks, backends, setups, steps })
@@ -98,6 +116,20 @@ fn there_and_back(
     let plain = first.into_iter().map(move |setup| StepPlan { setup, round, probes: false });
     let probed = if probes { second } else { Vec::new() };
     plain.chain(probed.into_iter().map(move |setup| StepPlan { setup, round, probes: true }))
+}
+
+/// All rounds with probes. Each group has one setup for every backend.
+fn backend_by_backend(
+    groups: &[std::ops::Range<usize>],
+    rounds: u32,
+) -> impl Iterator<Item = StepPlan> {
+    let n_backends = groups.first().map_or(0, ExactSizeIterator::len);
+    (0..n_backends).flat_map(move |backend| {
+        groups.iter().flat_map(move |group| {
+            let setup = group.start + backend;
+            (0..rounds).map(move |round| StepPlan { setup, round, probes: true })
+        })
+    })
 }
 
 fn in_cell(phase: &PhasePlan, backend: &BackendPlan, stack: &StackPlan) -> PhasePlan {
@@ -559,12 +591,31 @@ trigger = ["write", "chmod"]
     }
 
     #[test]
+    fn steps_with_probes_come_last_backend_by_backend() {
+        let order = Order::ProbesLast;
+        let last = plan(&Choices { order, ..Choices::default() }).expect("it expands");
+        let in_turns = plan(&Choices::default()).expect("it expands");
+        let key = |s: &StepPlan| (s.setup, s.round, s.probes);
+        let sorted = |plan: &Plan| plan.steps.iter().map(key).collect::<BTreeSet<_>>();
+        assert_eq!(sorted(&last), sorted(&in_turns), "the same steps in another order");
+        for stack in 0..last.stacks.len() {
+            let of_stack: Vec<_> =
+                last.steps.iter().filter(|s| last.setups[s.setup].stack == stack).collect();
+            assert!(of_stack.is_sorted_by_key(|s| s.probes), "plain ones first");
+            let backends =
+                of_stack.iter().filter(|s| s.probes).map(|s| last.setups[s.setup].backend);
+            assert!(backends.is_sorted(), "no backend twice");
+        }
+    }
+
+    #[test]
     fn choices_narrow_the_plan() {
         let choices = Choices {
             backends: vec!["overlayfs metacopy=on".to_owned()],
             rounds: Some(1),
             seed: Some(9),
             probes: Some(false),
+            order: Order::InTurns,
         };
         let plan = plan(&choices).expect("it expands");
         assert_eq!(plan.backends.len(), 2);

@@ -16,7 +16,7 @@ use crate::record::Params;
 pub use crate::scenario::Replayed;
 use crate::unit::Bytes;
 
-pub use expand::{Choices, PlanError, expand};
+pub use expand::{Choices, Order, PlanError, expand};
 
 /// The control that ratios are taken against.
 pub const CONTROL_KIND: &str = "bare";

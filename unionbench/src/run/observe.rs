@@ -39,8 +39,8 @@ pub trait Observer {
     fn begin(&mut self, kind: &str, tids: &[u32]);
     /// Stops looking; what was seen since `begin`.
     fn end(&mut self) -> Observations;
-    /// No phase follows at once: probes are taken off.
-    fn rest(&mut self);
+    /// Takes probes off, but those for `kind` of backend, whose phases are next.
+    fn rest_but(&mut self, kind: Option<&str>);
     /// Every engine that was thought of.
     fn engines(&self) -> Vec<EngineStatus>;
     /// Every probe that concerns the run.
@@ -60,7 +60,7 @@ pub struct Blind {
 
 impl Observer for Blind {
     fn begin(&mut self, _: &str, _: &[u32]) {}
-    fn rest(&mut self) {}
+    fn rest_but(&mut self, _: Option<&str>) {}
     fn end(&mut self) -> Observations {
         Observations::default()
     }

@@ -1,8 +1,9 @@
 //! The observer that attaches real probes.
 //!
 //! A session is opened once for each file system and attached from its first
-//! phase of a step to the step's end: programs left attached would be run, if
-//! only to find the filter off, by the rounds without probes that stand beside.
+//! phase with probes until another file system or a round without probes is
+//! next: programs left attached would be run there, if only to find the filter
+//! off.
 
 use std::collections::BTreeMap;
 
@@ -119,8 +120,9 @@ impl Observer for Probes {
         seen
     }
 
-    fn rest(&mut self) {
-        for session in self.sessions.values_mut() {
+    fn rest_but(&mut self, kind: Option<&str>) {
+        let next = kind.map(Family::of_backend);
+        for (_, session) in self.sessions.iter_mut().filter(|(family, _)| Some(**family) != next) {
             session.rest();
         }
     }

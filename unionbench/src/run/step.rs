@@ -62,10 +62,12 @@ pub(super) fn run(
     cells: &mut Cells,
 ) -> Result<(), RunError> {
     let setup = &plan.setups[planned.setup];
+    let kind = &plan.backends[setup.backend].kind;
+    context.observer.rest_but(planned.probes.then_some(kind));
     if !cells.is_available(setup) || (planned.probes && !context.observer.sees()) {
         return Ok(());
     }
-    let Some(backend) = backend_of(&plan.backends[setup.backend].kind) else { return Ok(()) };
+    let Some(backend) = backend_of(kind) else { return Ok(()) };
     let folders = match Folders::create(&site.backing.root) {
         Ok(folders) => folders,
         Err(error) => {
@@ -75,11 +77,7 @@ pub(super) fn run(
     };
     let mut step =
         Step { plan, planned, position, setup, site, backend: backend.as_ref(), folders: &folders };
-    let result = step.run(context, cells);
-    if planned.probes {
-        context.observer.rest();
-    }
-    if let Err(failure) = result {
+    if let Err(failure) = step.run(context, cells) {
         match failure {
             Failure::Run(error) => return Err(error),
             Failure::Setup(reason) => cells.fail(setup, &reason),
