@@ -78,13 +78,16 @@ fn main() {
         _ => {}
     }
     hold_on(0);
-    let ways: [(&str, Round); 5] = [
+    let mut ways: Vec<(&str, Round)> = vec![
         ("a byte through pipes, one processor", |_| through_pipes(0)),
         ("a byte through pipes, two processors", |_| through_pipes(1)),
         ("lookup answered from memory, one processor", |dir| from_memory(dir, "0")),
         ("lookup answered from memory, two processors", |dir| from_memory(dir, "1")),
         ("cold lookup in the union, 8 layers", in_union),
     ];
+    if !has_two() {
+        ways.retain(|(title, _)| !title.ends_with("two processors"));
+    }
     let mut seen = vec![Vec::new(); ways.len()];
     for _ in 0..ROUNDS {
         for ((_, round), seen) in ways.iter().zip(&mut seen) {
@@ -101,13 +104,18 @@ fn main() {
         let most = medians.iter().copied().fold(0.0, f64::max);
         let all: Vec<f64> = rounds.into_iter().flatten().collect();
         let mean = all.iter().sum::<f64>() / all.len() as f64;
-        println!("| {title} | {:.1} | {mean:.1} | {least:.1} to {most:.1} |", median(all));
+        println!("| {title} | {:.2} | {mean:.2} | {least:.2} to {most:.2} |", median(all));
     }
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
+}
+
+/// Not so in the lab, where a guest that counts has one processor.
+fn has_two() -> bool {
+    Path::new("/sys/devices/system/cpu/cpu1").exists()
 }
 
 /// Holds the calling thread on a processor.

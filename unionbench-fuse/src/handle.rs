@@ -15,7 +15,7 @@ use std::sync::{Arc, Weak};
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
@@ -42,6 +42,9 @@ struct Current {
 const SHARDS: usize = 16;
 /// Files kept open without an open of the kernel's.
 const IMPLICIT: usize = 512;
+/// Descriptors there is room for from the beginning, in 64 KiB: folders of layers
+/// that are kept, files used without an open, and some that are open.
+const AT_ONCE: u64 = 8192;
 
 type Shard<K> = Mutex<HashMap<K, Arc<Handle>>>;
 
@@ -58,15 +61,27 @@ pub(crate) struct Handles {
     limit: usize,
 }
 
+/// Raises this process's limit of descriptors as far as it may, and makes its
+/// table of them large. The kernel makes it larger by itself, but once there are
+/// several threads it waits for all processors each time, some 10 ms (`expand_fdtable`).
+pub(crate) fn make_room() {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        limit.current = limit.maximum;
+        let _ = setrlimit(Resource::Nofile, limit);
+    }
+    let most = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let highest = most.min(AT_ONCE).saturating_sub(1) as i32;
+    // Whatever fails here leaves the table as it is.
+    if let Ok(any) = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+        let _ = rustix::io::fcntl_dupfd_cloexec(&any, highest);
+    }
+}
+
 impl Handles {
-    /// Raises this process's limit of descriptors as far as it may, and leaves
-    /// a quarter of it to everything but open files.
+    /// Leaves a quarter of this process's descriptors to everything but open
+    /// files.
     pub(crate) fn new() -> Self {
-        let mut limit = getrlimit(Resource::Nofile);
-        if limit.current != limit.maximum {
-            limit.current = limit.maximum;
-            let _ = setrlimit(Resource::Nofile, limit);
-        }
         let files = getrlimit(Resource::Nofile).current.unwrap_or(1 << 20).min(1 << 20);
         Self {
             by_number: std::array::from_fn(|_| Mutex::new(HashMap::new())),

@@ -38,11 +38,19 @@ const NAMES: &[Union] =
     &[Bare, Overlayfs, Bundled, FuseOverlayfs, FuseOverlayfs2, UnionfsFuse, Mergerfs];
 /// For what writes to lower files, which mergerfs would do for real.
 const CHANGES: &[Union] = &[Bare, Overlayfs, Bundled, FuseOverlayfs, FuseOverlayfs2, UnionfsFuse];
-const CREATES: &[Union] =
-    &[Bare, Overlayfs, Bundled, BundledNoOpen, FuseOverlayfs, FuseOverlayfs2, UnionfsFuse];
+const CREATES: &[Union] = &[
+    Bare,
+    Overlayfs,
+    Bundled,
+    BundledNoOpen,
+    BundledPassthrough,
+    FuseOverlayfs,
+    FuseOverlayfs2,
+    UnionfsFuse,
+];
 /// Without fuse-overlayfs 2.0, which takes a minute for it.
 const CREATES_MANY: &[Union] =
-    &[Bare, Overlayfs, Bundled, BundledNoOpen, FuseOverlayfs, UnionfsFuse];
+    &[Bare, Overlayfs, Bundled, BundledNoOpen, BundledPassthrough, FuseOverlayfs, UnionfsFuse];
 /// For what is seen in the upper layer.
 const COPIES: &[Union] = &[Overlayfs, Bundled, FuseOverlayfs, FuseOverlayfs2, UnionfsFuse];
 /// Those mounted so that a change of attributes may copy attributes alone.

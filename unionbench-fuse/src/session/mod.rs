@@ -23,6 +23,7 @@ use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
 use crate::counters::Counters;
+use crate::handle::make_room;
 use crate::options::MountOptions;
 use crate::sys::signals;
 use crate::union::{MountError, Union};
@@ -145,6 +146,7 @@ fn unmount(path: &PathBuf) -> std::io::Result<bool> {
 }
 
 fn start(options: &MountOptions, path: &Path) -> Result<(Session<Fs>, Arc<Counters>), MountError> {
+    make_room();
     let union = Union::open(options)?;
     let counters = union.counters();
     let device = Arc::clone(&union.device);

@@ -52,8 +52,8 @@ const CALM: u32 = 32;
 /// something else meanwhile; from another one it takes three times as long.
 const FAR: Duration = Duration::from_micros(25);
 const FAR_IN_A_ROW: u32 = 2;
-/// Where the caller is, is not looked up again sooner than this; twice as long
-/// each time that it had not moved, up to [`LOOK`].
+/// Where the caller is, is not looked up again sooner than this if it had not
+/// moved; twice as long each further time, up to [`LOOK`].
 const FIRST_WAIT: Duration = Duration::from_micros(200);
 /// A near thread that lasted this long was worth it.
 const WORTH_IT: Duration = Duration::from_millis(50);
@@ -127,14 +127,15 @@ impl Distance {
 
     /// The caller was looked for, and had moved or not.
     fn looked(&self, moved: bool) {
-        let first = FIRST_WAIT.as_nanos() as u64;
-        let wait = if moved {
-            first
+        let wait = self.wait.load(Ordering::Relaxed);
+        let (look_at, wait) = if moved {
+            // It may move on.
+            (0, FIRST_WAIT.as_nanos() as u64)
         } else {
-            (self.wait.load(Ordering::Relaxed) * 2).min(LOOK.as_nanos() as u64)
+            (self.now() + wait, (wait * 2).min(LOOK.as_nanos() as u64))
         };
+        self.look_at.store(look_at, Ordering::Relaxed);
         self.wait.store(wait, Ordering::Relaxed);
-        self.look_at.store(self.now() + wait, Ordering::Relaxed);
         self.far.store(0, Ordering::Relaxed);
     }
 }
@@ -237,7 +238,10 @@ impl Turns {
             self.stay_away();
         } else {
             self.serving.store(false, Ordering::Relaxed);
-            self.distance.answer();
+            if caller != 0 {
+                // What nobody waits for, as FORGET, comes whenever it likes.
+                self.distance.answer();
+            }
             if !same {
                 if self.strangers.fetch_add(1, Ordering::Relaxed) >= STRANGERS {
                     self.spread(&mut self.state.lock(), true);
