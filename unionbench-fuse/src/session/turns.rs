@@ -19,8 +19,10 @@
 //! requests since the last look, and is not waiting for one (one long request, a
 //! processor busy with others), gets its class back and all threads serve
 //! again. How long they then do so doubles each time that the near thread did
-//! not last. For want of requests it ends after [`IDLE_LOOKS`] only, and that
-//! does not count against it, since nobody waits then.
+//! not last; after one long request, such as the first in a deep directory, for
+//! which it had its processor, only until that is answered. For want of requests it ends
+//! after [`IDLE_LOOKS`] only, and that does not count against it, since nobody
+//! waits then.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -42,6 +44,8 @@ const LOOK: Duration = Duration::from_millis(2);
 /// Fewer answers than this between two looks end it if it is not that nobody
 /// asked.
 const LEAST: u64 = 8;
+/// One that had less than this part of the time for itself is starving.
+const STARVED: u32 = 8;
 /// So many looks in a row without a request end it.
 const IDLE_LOOKS: u32 = 3;
 /// Changes of caller, one taken off by each [`CALM`] requests without, that
@@ -310,6 +314,7 @@ impl Turns {
                 continue;
             };
             let (since, seen) = (near.since, self.answered.load(Ordering::Relaxed));
+            let (began, ran) = (Instant::now(), near.thread.cpu_time());
             self.changed.wait_for(&mut state, LOOK);
             let Some(near) = &state.near else { continue };
             if near.since != since {
@@ -322,8 +327,17 @@ impl Turns {
             }
             let idle = !self.serving.load(Ordering::Relaxed) && near.thread.is_asleep();
             idle_looks = if idle && answers == 0 { idle_looks + 1 } else { 0 };
+            // One long request is no mistake.
+            let worked = || {
+                let ran = near.thread.cpu_time()?.checked_sub(ran?)?;
+                Some(ran * STARVED >= began.elapsed())
+            };
+            let starved = !idle && worked() != Some(true);
             if !idle || idle_looks == IDLE_LOOKS {
-                self.spread(&mut state, !idle);
+                self.spread(&mut state, starved);
+                if !idle && !starved {
+                    self.streak.store(STREAK, Ordering::Relaxed);
+                }
             }
         }
     }
@@ -364,5 +378,30 @@ impl Drop for Watched {
         self.0.spread(&mut state, false);
         state.over = true;
         self.0.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_waits_for_does_not_hide_that_the_caller_is_far() {
+        const CALLER: u32 = 7;
+        let turns = Turns::new(true, Arc::default());
+        turns.near.store(schedule::own_number(), Ordering::Relaxed);
+        turns.is_near.store(true, Ordering::Relaxed);
+        for n in 1..=FAR_IN_A_ROW {
+            turns.answered(CALLER);
+            std::thread::sleep(FAR);
+            // FORGET has no caller.
+            turns.answered(0);
+            assert_eq!(turns.distance.request(), n == FAR_IN_A_ROW, "{n} in a row");
+        }
+        // Whoever has moved may be looked for again at once, others later.
+        turns.distance.looked(true);
+        assert_eq!(turns.distance.look_at.load(Ordering::Relaxed), 0);
+        turns.distance.looked(false);
+        assert!(turns.distance.look_at.load(Ordering::Relaxed) > 0);
     }
 }
