@@ -57,6 +57,16 @@ fn dispatch(arguments: &[String]) -> Result<ExitCode> {
         Some((first, tail)) if first == "--" => tail,
         _ => rest,
     };
+    // An argument that nothing reads is an error, not passed over.
+    if let Some(first) = rest.first()
+        && ["setup", "build-ebpf", "build", "check"].contains(&subcommand.as_str())
+    {
+        if ["--help", "-h"].contains(&first.as_str()) {
+            println!("{USAGE}");
+            return Ok(ExitCode::SUCCESS);
+        }
+        bail!("cannot use {first:?}: `cargo xtask {subcommand}` takes no arguments");
+    }
     match subcommand.as_str() {
         "setup" => {
             setup::ready(&root)?;

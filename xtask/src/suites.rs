@@ -27,6 +27,12 @@ pub enum Outcome {
 
 /// Runs the suites whose names contain one of `wanted`, or all.
 pub fn run(root: &Path, wanted: &[String]) -> Result<ExitCode> {
+    if let Some(unknown) =
+        wanted.iter().find(|w| !suites().any(|(name, _)| name.contains(w.as_str())))
+    {
+        let known: Vec<_> = suites().map(|(name, _)| *name).collect();
+        bail!("no suite is called {unknown:?}: there are {}", known.join(", "));
+    }
     if std::env::var_os(INSIDE).is_none() {
         return again_inside(wanted);
     }
@@ -34,8 +40,7 @@ pub fn run(root: &Path, wanted: &[String]) -> Result<ExitCode> {
     build.args(["build", "--release", "--quiet", "-p", "unionbench-fuse", "--example", "serve"]);
     must_succeed(&mut build)?;
     let place = Place::new(root)?;
-    let suites = posix::SUITES.iter().chain(workload::SUITES);
-    let chosen = suites
+    let chosen = suites()
         .filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|w| name.contains(w.as_str())));
     let mut failed = 0;
     for (name, suite) in chosen {
@@ -50,6 +55,10 @@ pub fn run(root: &Path, wanted: &[String]) -> Result<ExitCode> {
         }
     }
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn suites() -> impl Iterator<Item = &'static Suite> {
+    posix::SUITES.iter().chain(workload::SUITES)
 }
 
 /// Starts this program again where its mounts are seen by no one else.
