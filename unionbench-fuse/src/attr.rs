@@ -130,7 +130,8 @@ impl Union {
             if !node.in_upper() {
                 return Ok(());
             }
-            let path = node.upper_path().ok_or(Errno::NOENT)?;
+            // One that was removed while it is open has nothing left to flush.
+            let Some(path) = node.upper_path() else { return Ok(()) };
             self.upper(&path)?.open(OFlags::RDONLY | OFlags::DIRECTORY)?
         };
         rustix::fs::fsync(dir)

@@ -103,15 +103,21 @@ impl Union {
         Ok(mode & (SET_UID | SET_GID) != 0)
     }
 
-    /// Takes away the bits that a write by an ordinary user must not leave.
-    pub(crate) fn drop_privileges(&self, node: &Arc<Node>) -> Result<(), Errno> {
+    /// Takes away the bits that a write by an ordinary user must not leave. Where
+    /// the group may not run the file, its bit stays to the group's members.
+    pub(crate) fn drop_privileges(
+        &self,
+        node: &Arc<Node>,
+        is_member: impl FnOnce(u32) -> bool,
+    ) -> Result<(), Errno> {
         const GROUP_MAY_RUN: u32 = 0o010;
         let _tree = self.shared();
         let spot = self.spot(node)?;
         let at = spot.at(self)?;
-        let mode = at.stat()?.st_mode;
+        let stat = at.stat()?;
+        let mode = stat.st_mode;
         let mut kept = mode & !SET_UID;
-        if mode & GROUP_MAY_RUN != 0 {
+        if mode & SET_GID != 0 && (mode & GROUP_MAY_RUN != 0 || !is_member(stat.st_gid)) {
             kept &= !SET_GID;
         }
         if kept == mode { Ok(()) } else { at.chmod(kept) }

@@ -109,8 +109,25 @@ impl Layer {
     }
 }
 
-/// Opens a directory below `root`, for reading where that is allowed.
+/// Opens a directory below `root`, for reading where that is allowed. The kernel
+/// takes paths up to a length; a longer one is gone in parts.
 fn open_dir(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
+    let Some((first, rest)) = split(path) else { return open_short(root, path) };
+    open_dir(open_short(root, first)?.as_fd(), rest)
+}
+
+/// The longest beginning of a path that the kernel takes, and what follows; none
+/// if it takes the whole.
+fn split(path: &Path) -> Option<(&Path, &Path)> {
+    /// The kernel's `PATH_MAX`, with the zero at the end.
+    const LONGEST: usize = 4096 - 1;
+    let bytes = path.as_os_str().as_bytes();
+    let end = bytes.get(..=LONGEST)?.iter().rposition(|b| *b == b'/')?;
+    let part = |bytes| Path::new(OsStr::from_bytes(bytes));
+    Some((part(&bytes[..end]), part(&bytes[end + 1..])))
+}
+
+fn open_short(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
     let base = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     let open = |flags| rustix::fs::openat2(root, path, base | flags, Mode::empty(), resolve);

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use rustix::mount::MountFlags;
+
 /// How file data reaches the reader.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DataMode {
@@ -21,7 +23,7 @@ pub enum DataMode {
 const MOST_THREADS: usize = 256;
 
 /// The layers and modes of one mount.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountOptions {
     /// Lower layers, topmost first; never empty in parsed options unless the
     /// upper layer stands alone.
@@ -40,6 +42,10 @@ pub struct MountOptions {
     pub read_only: bool,
     /// Marks live under `user.overlay.` instead of `trusted.overlay.`.
     pub userxattr: bool,
+    /// What holds for every mount, such as `nosuid`.
+    pub flags: MountFlags,
+    /// Follow no redirect: what lies behind one gets `EPERM`.
+    pub follow_none: bool,
     /// Let other users than the mounting one in.
     pub allow_other: bool,
     /// How file data travels.
@@ -120,13 +126,39 @@ pub enum OptionsError {
     },
 }
 
+impl Default for MountOptions {
+    fn default() -> Self {
+        Self {
+            lower: Vec::new(),
+            data_only: Vec::new(),
+            upper: None,
+            work: None,
+            make_work: false,
+            read_only: false,
+            userxattr: false,
+            flags: MountFlags::empty(),
+            follow_none: false,
+            allow_other: false,
+            data: DataMode::default(),
+            threads: 0,
+            spread: false,
+            volatile: false,
+            metacopy: false,
+            index: false,
+            no_redirects: false,
+            test_delay: 0,
+            test_probes: None,
+        }
+    }
+}
+
 impl MountOptions {
     /// Reads a `-o` string: overlay's `lowerdir=a:b,upperdir=u,workdir=w`, or
     /// aufs' `dirs=a=rw:b=ro` (also `br:`), whose first branch is writable
     /// unless it says otherwise; of several writable ones the leftmost takes
     /// the writes. After `::` come data-only layers. A backslash takes the next
     /// `,` or `:` as part of a name. Options of the kernel that change nothing here
-    /// (`xino=`, `uuid=`, generic mount flags) are accepted; those
+    /// (`xino=`, `uuid=`) are accepted, and so are those of every mount; those
     /// that promise what this union does not do are refused.
     pub fn parse(text: &str) -> Result<Self, OptionsError> {
         let mut options = Self::default();
@@ -164,7 +196,10 @@ impl MountOptions {
             "test_probes" => self.test_probes = Some(number("test_probes", value)?),
             "test_delay" => self.test_delay = number("test_delay", value)?,
             _ if item.starts_with("br:") => self.branches(&item[3..])?,
-            "redirect_dir" => self.no_redirects = !creates_redirects(value)?,
+            "redirect_dir" => {
+                self.no_redirects = !creates_redirects(value)?;
+                self.follow_none = value == "nofollow";
+            }
             "index" => self.index = on_or_off("index", value)?,
             "nfs_export" => refuse_on("nfs_export", value, NO_HANDLES)?,
             "verity" if value != "off" => {
@@ -177,23 +212,7 @@ impl MountOptions {
             "xino"
             | "uuid"
             | "rw"
-            | "suid"
-            | "nosuid"
-            | "dev"
-            | "nodev"
-            | "exec"
-            | "noexec"
-            | "atime"
-            | "noatime"
-            | "relatime"
             | "default_permissions"
-            | "defaults"
-            | "strictatime"
-            | "nodiratime"
-            | "diratime"
-            | "lazytime"
-            | "sync"
-            | "async"
             | "auto"
             | "noauto"
             | "user"
@@ -205,11 +224,41 @@ impl MountOptions {
             | "_netdev"
             | "xattr"
             | "verity" => {}
+            _ if self.generic(key) => {}
             // What fstab says to mount and to its generators.
             _ if key.starts_with("x-") || key.starts_with("X-") || key == "comment" => {}
             _ => return Err(OptionsError::Unknown(item.to_owned())),
         }
         Ok(())
+    }
+
+    /// Takes an option of every mount's; false if it is none. The later of two wins.
+    fn generic(&mut self, key: &str) -> bool {
+        let (flag, set) = match key {
+            "nosuid" => (MountFlags::NOSUID, true),
+            "suid" => (MountFlags::NOSUID, false),
+            "nodev" => (MountFlags::NODEV, true),
+            "dev" => (MountFlags::NODEV, false),
+            "noexec" => (MountFlags::NOEXEC, true),
+            "exec" => (MountFlags::NOEXEC, false),
+            "noatime" => (MountFlags::NOATIME, true),
+            "atime" => (MountFlags::NOATIME, false),
+            "relatime" => (MountFlags::RELATIME, true),
+            "norelatime" => (MountFlags::RELATIME, false),
+            "strictatime" => (MountFlags::STRICTATIME, true),
+            "nostrictatime" => (MountFlags::STRICTATIME, false),
+            "nodiratime" => (MountFlags::NODIRATIME, true),
+            "diratime" => (MountFlags::NODIRATIME, false),
+            "lazytime" => (MountFlags::LAZYTIME, true),
+            "nolazytime" => (MountFlags::LAZYTIME, false),
+            "sync" => (MountFlags::SYNCHRONOUS, true),
+            "async" => (MountFlags::SYNCHRONOUS, false),
+            "dirsync" => (MountFlags::DIRSYNC, true),
+            "defaults" => (MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, false),
+            _ => return false,
+        };
+        self.flags.set(flag, set);
+        true
     }
 
     /// `a:b::c`: merged layers, then data-only ones, each after two colons.

@@ -90,6 +90,9 @@ impl Union {
                 stop &= !to.is_absolute();
                 redirect = Some(beside(redirect.as_deref(), to));
             }
+            if redirect.is_some() {
+                self.may_follow()?;
+            }
             if lowers.is_empty() {
                 stat = Some(stat_dir(&dir)?);
             }
@@ -98,6 +101,12 @@ impl Union {
         let stat = stat.ok_or(Errno::NOENT)?;
         let ino = self.number(stat.st_dev, stat.st_ino);
         Ok((ino, stat, State { upper, impure, below: Below::of(lowers), ..State::default() }))
+    }
+
+    /// Whoever may write to a layer could lead by a redirect where he may not go
+    /// himself, so mounts can be told to follow none.
+    fn may_follow(&self) -> Result<(), Errno> {
+        if self.follow_none { Err(Errno::PERM) } else { Ok(()) }
     }
 
     /// Walks to an object of a layer, name by name, as the kernel does
@@ -168,8 +177,11 @@ impl Union {
         names: &[u8],
         mut origin: Option<&Stat>,
     ) -> Result<Place, Errno> {
-        let mut target =
-            self.redirect(at, names)?.unwrap_or_else(|| PathBuf::from(name.to_owned()));
+        let redirect = self.redirect(at, names)?;
+        if redirect.is_some() {
+            self.may_follow()?;
+        }
+        let mut target = redirect.unwrap_or_else(|| PathBuf::from(name.to_owned()));
         for below in (layer + 1)..self.layers.len() as u16 {
             let data_only = below >= self.n_merged;
             if data_only && !target.is_absolute() {

@@ -174,6 +174,7 @@ pub struct Union {
     pub(crate) volatile: bool,
     pub(crate) metacopy: bool,
     pub(crate) no_redirects: bool,
+    pub(crate) follow_none: bool,
     pub(crate) test_probes: Option<u32>,
     /// None unless mounted with `index=on`.
     pub(crate) inode_index: Option<InodeIndex>,
@@ -239,6 +240,7 @@ impl Union {
             volatile: options.volatile,
             metacopy: options.metacopy,
             no_redirects: options.no_redirects,
+            follow_none: options.follow_none,
             test_probes: options.test_probes,
             inode_index: None,
             nodes,

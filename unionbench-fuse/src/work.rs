@@ -4,6 +4,7 @@
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
@@ -110,7 +111,7 @@ pub(crate) fn prepare(
         std::fs::create_dir(&inner).map_err(io)?;
     }
     let fd = rustix::fs::open(&inner, flags, Mode::empty()).map_err(failed)?;
-    match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+    match lock(&fd) {
         Err(Errno::WOULDBLOCK) => return Err(MountError::Busy(work.to_owned())),
         // Not every file system has locks.
         Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {}
@@ -124,6 +125,21 @@ pub(crate) fn prepare(
             .map_err(io)?;
     }
     Ok(fd)
+}
+
+/// Tries for a while: umount(8) returns before the daemon that was unmounted has
+/// ended.
+fn lock(fd: &OwnedFd) -> Result<(), Errno> {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    let began = Instant::now();
+    loop {
+        match rustix::fs::flock(fd, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) if began.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            other => return other,
+        }
+    }
 }
 
 /// True if this process may set `trusted.` attributes there; root of a user

@@ -4,6 +4,7 @@
 //! directory that has a default one.
 
 use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::sync::Arc;
 
 use rustix::fs::XattrFlags;
@@ -15,24 +16,40 @@ use crate::node::Node;
 use crate::union::Union;
 
 const CAPABILITY: &str = "security.capability";
+const ACLS: [&str; 2] = ["system.posix_acl_access", "system.posix_acl_default"];
+
+/// The kernel answers names of others itself, before any file system is asked.
+fn is_of_namespace(name: &OsStr) -> bool {
+    let of = |space: &&str| {
+        name.as_bytes().strip_prefix(space.as_bytes()).is_some_and(|r| !r.is_empty())
+    };
+    ["user.", "trusted.", "security."].iter().any(of) || ACLS.iter().any(|acl| name == *acl)
+}
 
 impl Union {
     pub(crate) fn get_xattr(&self, node: &Node, name: &OsStr) -> Result<Vec<u8>, Errno> {
         if name == CAPABILITY && node.state.lock().no_capability {
             return Err(Errno::NODATA);
         }
+        if !is_of_namespace(name) {
+            return Err(Errno::OPNOTSUPP);
+        }
         let _tree = self.shared();
         self.spot(node)?.at(self)?.xattr(&stored_name(name))?.ok_or(Errno::NODATA)
     }
 
-    /// Names, each followed by NUL.
-    pub(crate) fn list_xattr(&self, node: &Node) -> Result<Vec<u8>, Errno> {
+    /// The names of which `shown` is true, each followed by NUL.
+    pub(crate) fn list_xattr(
+        &self,
+        node: &Node,
+        shown: impl Fn(&[u8]) -> bool,
+    ) -> Result<Vec<u8>, Errno> {
         let _tree = self.shared();
         let names = self.spot(node)?.at(self)?.xattr_names()?;
         let mut out = Vec::with_capacity(names.len());
         for name in names.split(|b| *b == 0).filter(|n| !n.is_empty()) {
-            if let Some(shown) = shown_name(name) {
-                out.extend_from_slice(&shown);
+            if let Some(name) = shown_name(name).filter(|name| shown(name)) {
+                out.extend_from_slice(&name);
                 out.push(0);
             }
         }
@@ -59,7 +76,11 @@ impl Union {
     pub(crate) fn remove_xattr(&self, node: &Arc<Node>, name: &OsStr) -> Result<(), Errno> {
         self.check_writable()?;
         // An attribute that is not there copies nothing up.
-        self.get_xattr(node, name)?;
+        match self.get_xattr(node, name) {
+            // An ACL that a file does not have has nothing to be taken away.
+            Err(Errno::NODATA) if ACLS.iter().any(|acl| name == *acl) => return Ok(()),
+            other => other.map(drop)?,
+        }
         let _tree = self.shared();
         self.copy_up(node, self.attributes_only())?;
         self.spot(node)?.at(self)?.remove_xattr(&stored_name(name))?;

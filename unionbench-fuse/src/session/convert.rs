@@ -34,14 +34,11 @@ pub(super) fn timespec(time: TimeOrNow) -> Timespec {
     };
     match time.duration_since(UNIX_EPOCH) {
         Ok(d) => Timespec { tv_sec: d.as_secs() as i64, tv_nsec: i64::from(d.subsec_nanos()) },
+        // fuser 0.18 takes nanoseconds from a time before 1970 instead of adding
+        // them, so this is what the kernel said.
         Err(before) => {
             let d = before.duration();
-            let nsec = i64::from(d.subsec_nanos());
-            let borrow = i64::from(nsec > 0);
-            Timespec {
-                tv_sec: -(d.as_secs() as i64) - borrow,
-                tv_nsec: (1_000_000_000 - nsec) % 1_000_000_000,
-            }
+            Timespec { tv_sec: -(d.as_secs() as i64), tv_nsec: i64::from(d.subsec_nanos()) }
         }
     }
 }

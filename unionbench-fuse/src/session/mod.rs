@@ -3,37 +3,42 @@
 //!
 //! `ops` holds one callback for each request: it decodes, calls one operation
 //! of the union, and replies. `serving` holds what several of them share,
-//! `turns` says which thread answers where, `ahead` reads listings ahead of
+//! `turns` says which thread answers where, `mountpoint` makes the mount and takes
+//! it away, `ahead` reads listings ahead of
 //! their readers, `convert` the protocol's values.
 
 mod ahead;
 mod convert;
+mod mountpoint;
 mod ops;
 mod serving;
 mod turns;
 
-use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
+use std::time::Duration;
 
 use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
 use rustix::io::Errno;
-use rustix::mount::UnmountFlags;
+use rustix::mount::MountFlags;
 
 use crate::counters::Counters;
 use crate::handle::make_room;
 use crate::options::MountOptions;
 use crate::sys::signals;
 use crate::union::{MountError, Union};
+use mountpoint::{Mountpoint, Unmounted};
 use serving::Fs;
 use turns::Watched;
 
 /// A mount served by threads of this process; dropping it unmounts.
 #[derive(Debug)]
 pub struct Mounted {
-    session: BackgroundSession,
+    /// None once it was unmounted.
+    session: Option<BackgroundSession>,
+    at: Mountpoint,
     counters: Arc<Counters>,
 }
 
@@ -44,8 +49,24 @@ impl Mounted {
     }
 
     /// Unmounts and waits for the threads.
-    pub fn unmount(self) -> std::io::Result<()> {
-        without_abort(self.session.umount_and_join())
+    pub fn unmount(mut self) -> std::io::Result<()> {
+        self.end().transpose().map(|_| ())
+    }
+
+    fn end(&mut self) -> Option<std::io::Result<()>> {
+        let session = self.session.take()?;
+        if !session.guard.is_finished()
+            && let Err(error) = self.at.unmount()
+        {
+            return Some(Err(error));
+        }
+        Some(without_abort(session.join()))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
@@ -53,28 +74,27 @@ impl Mounted {
 /// Sets the process's umask to 0, since modes come ready from the kernel, and
 /// raises its limit of open files as far as it may.
 pub fn mount(options: &MountOptions, path: &Path) -> Result<Mounted, MountError> {
-    let (session, counters) = start(options, path)?;
+    let Started { session, at, counters } = start(options, path)?;
     let session =
         session.spawn().map_err(|source| MountError::Session { path: path.into(), source })?;
-    Ok(Mounted { session, counters })
+    Ok(Mounted { session: Some(session), at, counters })
 }
 
 /// Mounts the union at `path` and serves it until it is unmounted, or until
-/// SIGINT, SIGTERM or SIGHUP ask to end, which unmounts it; one that is still
-/// in use is taken out of sight, and its users get errors once the process has
-/// ended. `ready` is called once the mount can be used.
+/// SIGINT, SIGTERM or SIGHUP ask to end, which unmounts it. One that is still
+/// in use is flushed and taken out of sight; its users get errors once the process
+/// has ended, which it does when nothing has been asked for a moment. `ready` is
+/// called once the mount can be used.
 ///
 /// The signals stay blocked in the calling thread.
 pub fn serve(options: &MountOptions, path: &Path, ready: impl FnOnce()) -> Result<(), MountError> {
     let failed = |source| MountError::Session { path: path.into(), source };
-    // The mount point as it is called before it is covered.
-    let full = path.canonicalize().map_err(failed)?;
-    if !full.is_dir() {
+    if !path.canonicalize().map_err(failed)?.is_dir() {
         // The kernel would mount a directory over a file, for nobody to enter.
         return Err(failed(Errno::NOTDIR.into()));
     }
     let ending = signals::block();
-    let (session, _) = start(options, path)?;
+    let Started { session, at, counters } = start(options, path)?;
     let (tell, told) = mpsc::channel();
     let tell_end = tell.clone();
     let start_thread = |name: &str, body: Box<dyn FnOnce() + Send>| {
@@ -94,14 +114,34 @@ pub fn serve(options: &MountOptions, path: &Path, ready: impl FnOnce()) -> Resul
             Ok(Event::Ended(result)) => {
                 return without_abort(result).map_err(|source| {
                     // A mount that nobody serves must not stay behind.
-                    let _ = unmount(&full);
+                    let _ = at.unmount();
                     failed(source)
                 });
             }
-            Ok(Event::Signal) if unmount(&full).map_err(failed)? => {}
-            // Still in use, or nobody is left to tell more.
-            _ => return Ok(()),
+            Ok(Event::Signal) if at.unmount().map_err(failed)? == Unmounted::Whole => {}
+            Ok(Event::Signal) => {
+                wait_for_quiet(&counters);
+                return Ok(());
+            }
+            // Nobody is left to tell more.
+            Err(_) => return Ok(()),
         }
+    }
+}
+
+/// Waits, for some seconds at most, until no request has come for a moment: those
+/// that a flush has made are on their way when it returns.
+fn wait_for_quiet(counters: &Counters) {
+    const MOMENT: Duration = Duration::from_millis(100);
+    let requests = || counters.requests.load(Ordering::Relaxed);
+    let mut seen = requests();
+    for _ in 0..50 {
+        std::thread::sleep(MOMENT);
+        let now = requests();
+        if now == seen {
+            break;
+        }
+        seen = now;
     }
 }
 
@@ -120,52 +160,27 @@ fn without_abort(result: std::io::Result<()>) -> std::io::Result<()> {
     }
 }
 
-/// Unmounts; false if the mount is in use and was only taken out of sight.
-fn unmount(path: &PathBuf) -> std::io::Result<bool> {
-    match rustix::mount::unmount(path, UnmountFlags::NOFOLLOW) {
-        Ok(()) => Ok(true),
-        Err(Errno::BUSY) => {
-            rustix::mount::unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?;
-            Ok(false)
-        }
-        // An ordinary user has the set-user-ID helper unmount.
-        Err(Errno::PERM) => {
-            let helper = |lazy: &[&str]| {
-                let mut command = std::process::Command::new("fusermount3");
-                command.args(["-u", "-q"]).args(lazy).arg("--").arg(path).status()
-            };
-            if helper(&[])?.success() {
-                return Ok(true);
-            }
-            helper(&["-z"]).map(|_| false)
-        }
-        // Someone else has unmounted it.
-        Err(Errno::INVAL) => Ok(true),
-        Err(e) => Err(e.into()),
-    }
+/// A session before its threads run.
+struct Started {
+    session: Session<Fs>,
+    at: Mountpoint,
+    counters: Arc<Counters>,
 }
 
-fn start(options: &MountOptions, path: &Path) -> Result<(Session<Fs>, Arc<Counters>), MountError> {
+fn start(options: &MountOptions, path: &Path) -> Result<Started, MountError> {
     make_room();
     let union = Union::open(options)?;
+    let failed = |source| MountError::Session { path: path.into(), source };
     let counters = union.counters();
     let device = Arc::clone(&union.device);
-    // As it is called before it is covered: nobody answers questions about it
-    // until the session runs.
-    let full = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let full = path.canonicalize().map_err(failed)?;
     rustix::process::umask(rustix::fs::Mode::empty());
+    let mut flags = options.flags;
+    flags.set(MountFlags::RDONLY, !union.writable);
+    if !union.privileged {
+        flags |= MountFlags::NOSUID | MountFlags::NODEV;
+    }
     let mut config = Config::default();
-    config.mount_options = vec![
-        MountOption::FSName("unionbench".into()),
-        MountOption::Subtype("unionbench".into()),
-        MountOption::DefaultPermissions,
-    ];
-    if !union.writable {
-        config.mount_options.push(MountOption::RO);
-    }
-    if union.privileged {
-        config.mount_options.extend([MountOption::Dev, MountOption::Suid]);
-    }
     if options.allow_other {
         config.acl = SessionACL::All;
     }
@@ -173,47 +188,39 @@ fn start(options: &MountOptions, path: &Path) -> Result<(Session<Fs>, Arc<Counte
     config.n_threads = Some(if options.threads == 0 { cores.min(4) } else { options.threads });
     config.clone_fd = true;
     let turns = Watched::new(!options.spread && cores > 1, &counters);
-    let session = Session::new(Fs::new(union, options, turns), path, &config)
-        .map_err(|source| MountError::Session { path: path.into(), source })?;
-    let mounts = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
-    device.store(device_at(&mounts, &full), Ordering::Relaxed);
-    Ok((session, counters))
-}
-
-/// The kernel's number of the device that was last mounted at a place, by the
-/// lines of `mountinfo`; 0 if it is not among them.
-fn device_at(mounts: &[u8], path: &Path) -> u64 {
-    // Blanks, line breaks and backslashes of names are octal numbers there.
-    let escaped: Vec<u8> = path
-        .as_os_str()
-        .as_bytes()
-        .iter()
-        .flat_map(|byte| match byte {
-            b' ' | b'\t' | b'\n' | b'\\' => format!("\\{byte:03o}").into_bytes(),
-            other => vec![*other],
-        })
-        .collect();
-    let number = |text: &[u8]| std::str::from_utf8(text).ok()?.parse::<u64>().ok();
-    let device = mounts.rsplit(|byte| *byte == b'\n').find_map(|line| {
-        let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
-        if *fields.get(4)? != escaped {
-            return None;
+    let fs = Fs::new(union, options, turns);
+    let session = match mountpoint::mount(&full, flags, options.allow_other).map_err(failed)? {
+        Some(served_by) => Session::from_fd(fs, served_by, config.acl, config),
+        None => {
+            config.mount_options = asked_of_the_helper(flags);
+            Session::new(fs, &full, &config)
         }
-        let mut halves = fields.get(2)?.split(|byte| *byte == b':');
-        // 12 bits and 20, as the kernel keeps them.
-        Some((number(halves.next()?)? << 20) | number(halves.next()?)?)
-    });
-    device.unwrap_or(0)
+    };
+    let at = Mountpoint::at(full);
+    let session = session.map_err(|source| {
+        let _ = at.unmount();
+        failed(source)
+    })?;
+    device.store(at.device, Ordering::Relaxed);
+    Ok(Started { session, at, counters })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_device_of_a_mount_is_that_of_the_last_one_there() {
-        let mounts = b"22 1 0:20 / /m rw - tmpfs t rw\n23 1 0:51 / /m rw - fuse.unionbench unionbench rw\n24 1 8:300 / /a\\040b rw - ext4 d rw\n";
-        let at = |path: &str| device_at(mounts, Path::new(path));
-        assert_eq!((at("/m"), at("/a b"), at("/none")), (51, (8 << 20) | 300, 0));
-    }
+/// The mount's options as fusermount3 takes them; it gives ordinary users
+/// `nosuid` and `nodev` unasked.
+fn asked_of_the_helper(flags: MountFlags) -> Vec<MountOption> {
+    let name = || "unionbench".to_owned();
+    let mut options = vec![
+        MountOption::FSName(name()),
+        MountOption::Subtype(name()),
+        MountOption::DefaultPermissions,
+    ];
+    let known = [
+        (MountFlags::RDONLY, MountOption::RO),
+        (MountFlags::NOEXEC, MountOption::NoExec),
+        (MountFlags::NOATIME, MountOption::NoAtime),
+        (MountFlags::SYNCHRONOUS, MountOption::Sync),
+        (MountFlags::DIRSYNC, MountOption::DirSync),
+    ];
+    options.extend(known.into_iter().filter(|(f, _)| flags.contains(*f)).map(|(_, option)| option));
+    options
 }

@@ -14,7 +14,10 @@ use rustix::fs::{FallocateFlags, FileType, OFlags, RenameFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::convert::{attr, code, decode_device, kind_of, timespec};
-use super::serving::{BATCH, FOREVER, Fs, cached_file, maker, reply_empty, reply_xattr, unknown};
+use super::serving::{
+    BATCH, FOREVER, Fs, cached_file, is_in_group, maker, reply_empty, reply_xattr, sees_trusted,
+    unknown,
+};
 use crate::attr::Change;
 use crate::counters::Counters;
 use crate::create::Make;
@@ -310,7 +313,8 @@ impl Filesystem for Fs {
         let _change = self.changes.begin();
         let written = self.fd(ino, fh, true).and_then(|fd| {
             if write.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
-                self.union.drop_privileges(&self.union.node(ino.0)?)?;
+                let node = self.union.node(ino.0)?;
+                self.union.drop_privileges(&node, |group| is_in_group(req, group))?;
             }
             rustix::io::pwrite(&*fd, data, offset)
         });
@@ -482,7 +486,12 @@ impl Filesystem for Fs {
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         let _turn = self.turns.take(req);
-        reply_xattr(self.union.node(ino.0).and_then(|n| self.union.list_xattr(&n)), size, reply);
+        let shown = |name: &[u8]| !name.starts_with(b"trusted.") || sees_trusted(req);
+        reply_xattr(
+            self.union.node(ino.0).and_then(|n| self.union.list_xattr(&n, shown)),
+            size,
+            reply,
+        );
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {

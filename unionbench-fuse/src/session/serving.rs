@@ -217,7 +217,7 @@ impl Fs {
         if !self.union.has_set_id(node)? || may_keep_bits(req) {
             return Ok(false);
         }
-        self.union.drop_privileges(node)?;
+        self.union.drop_privileges(node, |group| is_in_group(req, group))?;
         Ok(true)
     }
 
@@ -314,13 +314,36 @@ pub(super) fn unknown(item: &Listed) -> u64 {
 /// True if the caller has `CAP_FSETID`.
 fn may_keep_bits(req: &Request) -> bool {
     const FSETID: u32 = 4;
-    let status = std::fs::read_to_string(format!("/proc/{}/status", req.pid()));
-    let effective = status.ok().and_then(|text| {
-        let line = text.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
-        u64::from_str_radix(line.trim(), 16).ok()
-    });
-    // A caller that cannot be seen from here keeps nothing.
-    effective.is_some_and(|set| set >> FSETID & 1 == 1)
+    has_capability(req, FSETID)
+}
+
+/// True if the caller may see attributes of the namespace `trusted.`, for which
+/// it takes `CAP_SYS_ADMIN`.
+pub(super) fn sees_trusted(req: &Request) -> bool {
+    const SYS_ADMIN: u32 = 21;
+    has_capability(req, SYS_ADMIN)
+}
+
+/// A caller that cannot be seen from here has none.
+fn has_capability(req: &Request, number: u32) -> bool {
+    let effective = status_line(req, "CapEff:");
+    let effective = effective.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+    effective.is_some_and(|set| set >> number & 1 == 1)
+}
+
+/// True if the group is the caller's own or one of his others.
+pub(super) fn is_in_group(req: &Request, group: u32) -> bool {
+    let others = || status_line(req, "Groups:");
+    req.gid() == group
+        || others().is_some_and(|list| {
+            list.split_ascii_whitespace().any(|other| other.parse() == Ok(group))
+        })
+}
+
+/// What the kernel says of the caller under a heading (proc_pid_status(5)).
+fn status_line(req: &Request, heading: &str) -> Option<String> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", req.pid())).ok()?;
+    status.lines().find_map(|line| line.strip_prefix(heading).map(ToOwned::to_owned))
 }
 
 /// Who asks for a new object.

@@ -94,6 +94,16 @@ impl Daemon {
     }
 }
 
+impl Drop for Daemon {
+    /// A case that failed leaves none behind, which would hold its output open.
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
 /// How many copy-ups are begun while the daemon is killed.
 fn wanted(variable: &str, usual: usize) -> usize {
     std::env::var(variable).ok().and_then(|n| n.parse().ok()).unwrap_or(usual)

@@ -13,6 +13,7 @@ mod kept;
 mod linked;
 mod linked_kernel;
 mod model;
+mod mounting;
 mod near;
 mod probed;
 mod world;
@@ -36,7 +37,7 @@ fn main() -> ExitCode {
         model::ALL,
     ];
     let both_ways: Vec<_> = both_ways.into_iter().flatten().collect();
-    let one_way = daemon::ALL.iter().chain(near::ALL).chain(probed::ALL);
+    let one_way = daemon::ALL.iter().chain(mounting::ALL).chain(near::ALL).chain(probed::ALL);
     // Directories are read at once, or never for the sake of one name.
     let plain = both_ways
         .iter()
