@@ -115,8 +115,10 @@ impl Union {
         let free = |ino: u64| -> Result<bool, Errno> {
             let Some(known) = self.nodes.get(ino) else { return Ok(true) };
             if known.kind != found.kind || known.is_nameless() {
-                // The table itself tells the dead from the living.
-                return Ok(known.is_nameless());
+                // The table itself tells the dead from the living. A directory
+                // that was removed while it is in use is no other's.
+                let in_use = known.is_dir() && !known.is_dead();
+                return Ok(known.is_nameless() && !in_use);
             }
             if known.has_alias(parent, found.slot) {
                 return Ok(true);

@@ -323,7 +323,7 @@ impl Node {
         self.state.lock().aliases.all().iter().any(|a| a.is(parent, slot))
     }
 
-    fn is_dead(&self) -> bool {
+    pub(crate) fn is_dead(&self) -> bool {
         let state = self.state.lock();
         self.ino != ROOT
             && matches!(state.aliases, Aliases::None)

@@ -48,17 +48,20 @@ impl Mounted {
         &self.counters
     }
 
-    /// Unmounts and waits for the threads.
+    /// Unmounts and waits for the threads. A mount that is in use is taken out of
+    /// sight and served on until nobody uses it any more, which is told as `EBUSY`.
     pub fn unmount(mut self) -> std::io::Result<()> {
         self.end().transpose().map(|_| ())
     }
 
     fn end(&mut self) -> Option<std::io::Result<()>> {
         let session = self.session.take()?;
-        if !session.guard.is_finished()
-            && let Err(error) = self.at.unmount()
-        {
-            return Some(Err(error));
+        if !session.guard.is_finished() {
+            match self.at.unmount() {
+                Ok(Unmounted::Whole) => {}
+                Ok(Unmounted::Hidden) => return Some(Err(Errno::BUSY.into())),
+                Err(error) => return Some(Err(error)),
+            }
         }
         Some(without_abort(session.join()))
     }

@@ -18,6 +18,7 @@ pub const ALL: &[(&str, fn())] = &[
     ("a_capability_given_to_a_new_file_shows", capability),
     ("without_redirects_only_own_directories_move", no_redirects),
     ("an_open_directory_keeps_its_attributes_when_it_goes", open_directory),
+    ("the_other_name_of_a_directory_that_went_is_one_of_its_own", other_name),
 ];
 
 const FILES: usize = 3000;
@@ -222,4 +223,26 @@ fn no_redirects() {
     fs::rename(w.m("merged/f"), w.m("moved/f")).unwrap();
     assert_eq!(names(&w.m("moved")), ["f"]);
     w.unmount();
+}
+
+/// Two names lead to one lower directory, one by a redirect, and would share its
+/// number.
+fn other_name() {
+    for name in ["b", "moved"] {
+        let mut w = World::new(1);
+        w.mkdir("l0/b");
+        w.mkdir("u/moved");
+        set_mark(&w.path("u/moved"), "trusted.overlay.redirect", b"/b");
+        w.mount();
+        let other = if name == "b" { "moved" } else { "b" };
+        let open = fs::File::open(w.m(name)).unwrap();
+        fs::remove_dir(w.m(name)).unwrap();
+        fs::write(w.m(other).join("f"), "").unwrap();
+        assert_eq!(names(&w.m(other)), ["f"]);
+        fs::remove_file(w.m(other).join("f")).unwrap();
+        fs::remove_dir(w.m(other)).unwrap();
+        assert!(open.metadata().unwrap().is_dir());
+        drop(open);
+        w.unmount();
+    }
 }

@@ -64,7 +64,14 @@ fn foreign() {
         assert_eq!(names(&m), ["others"], "the one that came at once stays");
         unmount(&m);
     }
-    // Within a process.
+    // Within a process, also where the union is still in use.
+    let mounted = unionbench_fuse::mount(&w.options, &m).unwrap();
+    let open = fs::File::open(&m).unwrap();
+    let busy = mounted.unmount().unwrap_err();
+    assert_eq!(busy.raw_os_error(), Some(libc::EBUSY));
+    assert!(open.metadata().unwrap().is_dir(), "it is served on");
+    assert_eq!(names(&m), Vec::<String>::new(), "and out of sight");
+    drop(open);
     tmpfs_at(&m);
     let mounted = unionbench_fuse::mount(&w.options, &m).unwrap();
     unmount(&m);
