@@ -5,12 +5,12 @@
 //! setup of its own, and its value becomes a coordinate of every phase there:
 //! a readdir behind a delete is another cell for each number of deletes.
 
+use super::order::{self, Order};
 use super::verbs;
 use super::words::{backing_kind, layer_choice, listed, replay, trigger_name, trigger_plan};
 use super::{
     Action, Amount, BackendPlan, BackingKind, BackingPlan, CONTROL_KIND, Cache, FileChoice,
-    GroupPlan, ImagePlan, Keys, LayerChoice, PhasePlan, Plan, Setup, SizePlan, StackPlan, StepPlan,
-    Trigger,
+    GroupPlan, ImagePlan, Keys, LayerChoice, PhasePlan, Plan, Setup, SizePlan, StackPlan, Trigger,
 };
 use crate::record::{ParamValue, Params};
 use crate::scenario::{self, Many, OptionValue, Scenario, Size, Workload};
@@ -25,19 +25,6 @@ pub struct Choices {
     pub seed: Option<u64>,
     pub probes: Option<bool>,
     pub order: Order,
-}
-
-/// In which order the steps of a stack come.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Order {
-    /// Backends in turns, with probes and without, round by round: a slow drift
-    /// of the machine falls on all alike.
-    #[default]
-    InTurns,
-    /// The steps with probes last, backend by backend, so that probes stay
-    /// attached from one to the next: where instructions are counted nothing
-    /// drifts, and attaching is most of what such a step takes.
-    ProbesLast,
 }
 
 /// Why a scenario gives no plan.
@@ -88,48 +75,9 @@ pub fn expand(scenario: &Scenario, choices: &Choices) -> Result<Plan, PlanError>
             }));
             groups.push(first..setups.len());
         }
-        let in_turns = probes && choices.order == Order::InTurns;
-        for round in 0..rounds {
-            for group in &groups {
-                steps.extend(there_and_back(group.clone(), round, in_turns));
-            }
-        }
-        if probes && choices.order == Order::ProbesLast {
-            steps.extend(backend_by_backend(&groups, rounds));
-        }
+        steps.extend(order::steps(&groups, rounds, probes, choices.order));
     }
     Ok(Plan { seed, rounds, probes, stacks, backends, setups, steps })
-}
-
-/// One round: backends forward without probes and back with them; the next
-/// round the other way about, so that no backend always comes first and a
-/// slow drift of the machine falls on all alike.
-fn there_and_back(
-    setups: std::ops::Range<usize>,
-    round: u32,
-    probes: bool,
-) -> impl Iterator<Item = StepPlan> {
-    let forward: Vec<usize> = setups.collect();
-    let backward: Vec<usize> = forward.iter().rev().copied().collect();
-    let (first, second) =
-        if round.is_multiple_of(2) { (forward, backward) } else { (backward, forward) };
-    let plain = first.into_iter().map(move |setup| StepPlan { setup, round, probes: false });
-    let probed = if probes { second } else { Vec::new() };
-    plain.chain(probed.into_iter().map(move |setup| StepPlan { setup, round, probes: true }))
-}
-
-/// All rounds with probes. Each group has one setup for every backend.
-fn backend_by_backend(
-    groups: &[std::ops::Range<usize>],
-    rounds: u32,
-) -> impl Iterator<Item = StepPlan> {
-    let n_backends = groups.first().map_or(0, ExactSizeIterator::len);
-    (0..n_backends).flat_map(move |backend| {
-        groups.iter().flat_map(move |group| {
-            let setup = group.start + backend;
-            (0..rounds).map(move |round| StepPlan { setup, round, probes: true })
-        })
-    })
 }
 
 fn in_cell(phase: &PhasePlan, backend: &BackendPlan, stack: &StackPlan) -> PhasePlan {
@@ -572,40 +520,6 @@ trigger = ["write", "chmod"]
         assert!(ids.contains(
             "overlayfs metacopy=on/look.layer=top,stack.group.large.size=4096,stack.layers=8,write.trigger=chmod/look"
         ), "{ids:?}");
-    }
-
-    #[test]
-    fn backends_alternate_there_and_back_in_every_round() {
-        let plan = plan(&Choices::default()).expect("it expands");
-        let first: Vec<_> = plan.steps.iter().take(6).map(|s| (s.setup, s.probes)).collect();
-        assert_eq!(first, [(0, false), (1, false), (2, false), (2, true), (1, true), (0, true)]);
-        let second = plan.steps.iter().filter(|s| s.round == 1 && s.setup < 3);
-        let second: Vec<_> = second.map(|s| (s.setup, s.probes)).collect();
-        assert_eq!(second, [(2, false), (1, false), (0, false), (0, true), (1, true), (2, true)]);
-        let mut visits = std::collections::BTreeMap::new();
-        for step in &plan.steps {
-            *visits.entry((step.setup, step.probes)).or_insert(0) += 1;
-        }
-        assert_eq!(visits.len(), plan.setups.len() * 2);
-        assert!(visits.values().all(|&n| n == 2));
-    }
-
-    #[test]
-    fn steps_with_probes_come_last_backend_by_backend() {
-        let order = Order::ProbesLast;
-        let last = plan(&Choices { order, ..Choices::default() }).expect("it expands");
-        let in_turns = plan(&Choices::default()).expect("it expands");
-        let key = |s: &StepPlan| (s.setup, s.round, s.probes);
-        let sorted = |plan: &Plan| plan.steps.iter().map(key).collect::<BTreeSet<_>>();
-        assert_eq!(sorted(&last), sorted(&in_turns), "the same steps in another order");
-        for stack in 0..last.stacks.len() {
-            let of_stack: Vec<_> =
-                last.steps.iter().filter(|s| last.setups[s.setup].stack == stack).collect();
-            assert!(of_stack.is_sorted_by_key(|s| s.probes), "plain ones first");
-            let backends =
-                of_stack.iter().filter(|s| s.probes).map(|s| last.setups[s.setup].backend);
-            assert!(backends.is_sorted(), "no backend twice");
-        }
     }
 
     #[test]

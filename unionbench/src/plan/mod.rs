@@ -5,6 +5,7 @@
 //! these types and never the scenario.
 
 mod expand;
+mod order;
 mod verbs;
 mod words;
 
@@ -16,7 +17,8 @@ use crate::record::Params;
 pub use crate::scenario::Replayed;
 use crate::unit::Bytes;
 
-pub use expand::{Choices, Order, PlanError, expand};
+pub use expand::{Choices, PlanError, expand};
+pub use order::Order;
 
 /// The control that ratios are taken against.
 pub const CONTROL_KIND: &str = "bare";
