@@ -63,7 +63,7 @@ pub(crate) struct Handles {
 
 /// Raises this process's limit of descriptors as far as it may, and makes its
 /// table of them large. The kernel makes it larger by itself, but once there are
-/// several threads it waits for all processors each time, some 10 ms (`expand_fdtable`).
+/// several threads it waits for all processors each time (`expand_fdtable`).
 pub(crate) fn make_room() {
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {

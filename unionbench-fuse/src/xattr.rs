@@ -64,6 +64,10 @@ impl Union {
         flags: i32,
     ) -> Result<(), Errno> {
         self.check_writable()?;
+        if !is_of_namespace(name) {
+            // What the layer would refuse copies nothing up.
+            return Err(Errno::OPNOTSUPP);
+        }
         let _tree = self.shared();
         self.copy_up(node, self.attributes_only())?;
         let flags = XattrFlags::from_bits_retain(flags as u32);

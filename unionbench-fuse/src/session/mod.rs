@@ -92,10 +92,6 @@ pub fn mount(options: &MountOptions, path: &Path) -> Result<Mounted, MountError>
 /// The signals stay blocked in the calling thread.
 pub fn serve(options: &MountOptions, path: &Path, ready: impl FnOnce()) -> Result<(), MountError> {
     let failed = |source| MountError::Session { path: path.into(), source };
-    if !path.canonicalize().map_err(failed)?.is_dir() {
-        // The kernel would mount a directory over a file, for nobody to enter.
-        return Err(failed(Errno::NOTDIR.into()));
-    }
     let ending = signals::block();
     let Started { session, at, counters } = start(options, path)?;
     let (tell, told) = mpsc::channel();
@@ -171,12 +167,16 @@ struct Started {
 }
 
 fn start(options: &MountOptions, path: &Path) -> Result<Started, MountError> {
+    let failed = |source| MountError::Session { path: path.into(), source };
+    let full = path.canonicalize().map_err(failed)?;
+    if !full.is_dir() {
+        // The kernel would mount a directory over a file, for nobody to enter.
+        return Err(failed(Errno::NOTDIR.into()));
+    }
     make_room();
     let union = Union::open(options)?;
-    let failed = |source| MountError::Session { path: path.into(), source };
     let counters = union.counters();
     let device = Arc::clone(&union.device);
-    let full = path.canonicalize().map_err(failed)?;
     rustix::process::umask(rustix::fs::Mode::empty());
     let mut flags = options.flags;
     flags.set(MountFlags::RDONLY, !union.writable);

@@ -185,10 +185,12 @@ fn ordinary() {
         let unknown = rustix::fs::getxattr(at.join("f"), "bogus.a", &mut value).unwrap_err();
         let absent = rustix::fs::getxattr(at.join("f"), "user.absent", &mut value).unwrap_err();
         let acl = rustix::fs::removexattr(at.join("f"), "system.posix_acl_access");
-        (seen, theirs, modes, unknown, absent, acl)
+        let flags = rustix::fs::XattrFlags::empty();
+        let set = rustix::fs::setxattr(at.join("k"), "bogus.a", b"x", flags).unwrap_err();
+        (seen, theirs, modes, unknown, absent, acl, set)
     };
     let fill = |w: &World| {
-        for name in ["l0/f", "l0/g", "l0/h"] {
+        for name in ["l0/f", "l0/g", "l0/h", "l0/k"] {
             w.put(name, "content");
         }
         // Whoever asks must get this far.
@@ -200,6 +202,7 @@ fn ordinary() {
     w.mount();
     let ours = answers(&w.path("m"));
     w.unmount();
+    assert!(!w.path("u/k").exists(), "a refused attribute copies nothing up");
     let other = World::new(1);
     fill(&other);
     other.mount_kernel("index=off").unwrap();
